@@ -1,0 +1,1 @@
+"""Measurements that compare in one run on one machine and print ratios."""

@@ -1,0 +1,1 @@
+"""Which engine gets this turn: identity, tier, placement, admission, forwarding."""
