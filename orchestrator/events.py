@@ -1,0 +1,190 @@
+"""Every event that a conversation's log can hold, on one page.
+
+The log of a conversation is append-only; its state is a fold over these values
+(`machine.py`). One log is the checkpoint, the audit trail, the SSE replay buffer and the cost
+record. Fields are only ever added, with defaults: a log of any release must still fold.
+
+A response (one user request to an agent) reads in the log as
+
+    ResponseAccepted
+      ModelIntent  ModelRouted  OutputDelta*  ModelResult     one turn = one `step`
+      ToolIntent*  ToolResult*                                the calls of that turn
+      ModelIntent  ...
+    ResponseFinished
+
+Intent is written before the effect, the result after. `at` is Unix time in seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from serving.config import TurnType
+
+Status = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
+Item = dict[str, Any]
+"""An OpenAI Responses item: message, function_call, function_call_output, ..."""
+
+
+class Event(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
+    """Base of all events; the tag is the class's name."""
+
+
+class ConversationStarted(Event, frozen=True, tag="conversation_started", omit_defaults=True):
+    agent: str
+    """`name@version`, or a bare model name for a conversation without an agent."""
+    at: float
+    tenant: str = ""
+
+
+class HistoryImported(Event, frozen=True, tag="history_imported", omit_defaults=True):
+    """The items of another conversation up to a response: this one is a fork of it."""
+
+    source: str
+    response_id: str
+    items: list[Item]
+
+
+class ResponseAccepted(Event, frozen=True, tag="response_accepted", omit_defaults=True):
+    """A request was taken on; what it asks is all that its run may depend on."""
+
+    response_id: str
+    at: float
+    input: list[Item]
+    request: dict[str, Any] = {}
+    """The validated request without its input: model, tools, metadata, limits, flags."""
+    previous_response_id: str = ""
+    idempotency_key: str = ""
+
+
+class ModelIntent(Event, frozen=True, tag="model_intent", omit_defaults=True):
+    """A model is about to be asked. `attempt` counts from 1 within the step."""
+
+    step: int
+    attempt: int
+    at: float
+    turn_type: TurnType = "tool-call"
+    prompt_sha256: str = ""
+
+
+class ModelRouted(Event, frozen=True, tag="model_routed", omit_defaults=True):
+    step: int
+    attempt: int
+    model: str
+    replica: str
+    reason: str
+    predicted_cached_tokens: int = 0
+
+
+class OutputDelta(Event, frozen=True, tag="output_delta", omit_defaults=True):
+    """A batch of streamed output, journaled before it is sent on; needs no fsync of its own."""
+
+    step: int
+    attempt: int
+    kind: Literal["text", "call", "arguments"]
+    text: str = ""
+    call_id: str = ""
+    name: str = ""
+
+
+class Call(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A tool call as the model wrote it; `arguments` is JSON text, kept byte for byte."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+class ModelResult(Event, frozen=True, tag="model_result", omit_defaults=True):
+    """A model's whole answer. Tokens as the engine's own usage reports them."""
+
+    step: int
+    attempt: int
+    at: float
+    text: str = ""
+    calls: list[Call] = []
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    uncached_cost_usd: float = 0.0
+    """What the same turn costs when nothing is cached."""
+    seconds: float = 0.0
+    first_token_s: float = 0.0
+
+
+class ModelFailed(Event, frozen=True, tag="model_failed", omit_defaults=True):
+    """An attempt ended without an answer, or (`superseded`) its process died meanwhile."""
+
+    step: int
+    attempt: int
+    at: float
+    error: str
+    code: str = ""
+    retry: bool = False
+    superseded: bool = False
+    wasted_tokens: int = 0
+
+
+class ToolIntent(Event, frozen=True, tag="tool_intent", omit_defaults=True):
+    """A call is about to run. `key` = conversation:step:call is the idempotency key."""
+
+    step: int
+    call_id: str
+    key: str
+    at: float
+    attempt: int = 1
+
+
+class ToolResult(Event, frozen=True, tag="tool_result", omit_defaults=True):
+    """What the model is told a call gave; `outcome_unknown` after a crash inside the tool."""
+
+    step: int
+    call_id: str
+    at: float
+    output: str
+    outcome: Literal["ok", "error", "timeout", "refused", "outcome_unknown"] = "ok"
+    seconds: float = 0.0
+
+
+class LimitReached(Event, frozen=True, tag="limit_reached", omit_defaults=True):
+    """A hard limit of the agent ended the response."""
+
+    kind: Literal["turns", "tool_calls", "tokens", "seconds", "cost", "same_call"]
+    value: float
+    limit: float
+    at: float
+
+
+class CancelRequested(Event, frozen=True, tag="cancel_requested", omit_defaults=True):
+    response_id: str
+    at: float
+
+
+class ResponseFinished(Event, frozen=True, tag="response_finished", omit_defaults=True):
+    response_id: str
+    at: float
+    status: Status
+    code: str = ""
+    """Error code of `failed`, reason of `incomplete`."""
+    message: str = ""
+
+
+AnyEvent = (
+    ConversationStarted
+    | HistoryImported
+    | ResponseAccepted
+    | ModelIntent
+    | ModelRouted
+    | OutputDelta
+    | ModelResult
+    | ModelFailed
+    | ToolIntent
+    | ToolResult
+    | LimitReached
+    | CancelRequested
+    | ResponseFinished
+)

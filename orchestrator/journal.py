@@ -1,0 +1,96 @@
+"""The durable seam: append, read, lease, fence. One contract, tested over every store.
+
+Invariants that a store keeps:
+- `(conversation, seq)` is unique and gapless from 1; an append is all or nothing.
+- A durable append is fsynced before it returns. An append that is not durable is ordered with
+  the others and at the latest made durable by the next durable one.
+- An append carries the fencing token of a lease; a token older than the newest one granted for
+  that conversation is refused with Fenced, whatever the clock says.
+- Listeners hear of events after they are stored, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.events import AnyEvent
+from serving.errors import WarmloopError
+
+
+class Fenced(WarmloopError):
+    """Another worker holds the conversation now; the caller must stop at once."""
+
+
+class JournalFull(WarmloopError):
+    """Nothing could be stored (disk full, database down); nothing was acknowledged."""
+
+
+class JournalBusy(WarmloopError):
+    """Another front door holds this journal; SQLite has one writer process."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An event at its place in the log."""
+
+    seq: int
+    event: AnyEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write to one conversation until `expires_at` (Unix seconds)."""
+
+    conversation: str
+    owner: str
+    token: int
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseRef:
+    """Where a response lies: its conversation, and the seq of its ResponseAccepted."""
+
+    response_id: str
+    conversation: str
+    first_seq: int
+
+
+class Journal(Protocol):
+    """Conversations as append-only logs. All methods raise JournalFull when the store fails."""
+
+    async def append(
+        self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
+    ) -> int:
+        """Store `events` after the last one; returns the seq of the last. Raises Fenced."""
+
+    async def read(self, conversation: str, after: int = 0) -> list[Recorded]:
+        """Events with seq > `after`, in order; an unknown conversation reads as empty."""
+
+    async def lease(self, conversation: str, owner: str, ttl_s: float) -> Lease | None:
+        """Take or renew the lease; None while another owner's has not run out.
+
+        A new grant to another owner gets a higher token; a renewal keeps its token.
+        """
+
+    async def release(self, lease: Lease) -> None:
+        """Give the lease up at once; a stale lease is ignored."""
+
+    async def find_response(self, response_id: str) -> ResponseRef | None:
+        """Look a response up; the index is written with its ResponseAccepted."""
+
+    async def find_idempotent(self, key: str) -> ResponseRef | None:
+        """The response that was accepted under this Idempotency-Key."""
+
+    async def unfinished(self) -> list[ResponseRef]:
+        """Responses without a ResponseFinished: what a new process must pick up."""
+
+    async def wait(self, conversation: str, after: int, timeout_s: float) -> bool:
+        """True as soon as there are events with seq > `after`; False when time is up."""
+
+    async def close(self) -> None:
+        """Store what is pending and let go of the file."""
