@@ -60,7 +60,10 @@ class ResponseAccepted(Event, frozen=True, tag="response_accepted", omit_default
 
 
 class ModelIntent(Event, frozen=True, tag="model_intent", omit_defaults=True):
-    """A model is about to be asked. `attempt` counts from 1 within the step."""
+    """A model is about to be asked.
+
+    `step` counts from 1 through the whole conversation, `attempt` from 1 within the step.
+    """
 
     step: int
     attempt: int
@@ -79,7 +82,12 @@ class ModelRouted(Event, frozen=True, tag="model_routed", omit_defaults=True):
 
 
 class OutputDelta(Event, frozen=True, tag="output_delta", omit_defaults=True):
-    """A batch of streamed output, journaled before it is sent on; needs no fsync of its own."""
+    """A batch of streamed output, journaled before it is sent on; needs no fsync of its own.
+
+    The deltas of an attempt, joined, are its ModelResult: `text` pieces its text, `call` opens a
+    tool call (`call_id`, `name`), `arguments` are pieces of that call's arguments. The built-in
+    `reply` tool appears as `text` only.
+    """
 
     step: int
     attempt: int
@@ -98,7 +106,12 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ModelResult(Event, frozen=True, tag="model_result", omit_defaults=True):
-    """A model's whole answer. Tokens as the engine's own usage reports them."""
+    """A model's whole answer. Tokens as the engine's own usage reports them.
+
+    `text` is what the client was shown. An answer that came through the built-in `reply` tool has
+    its text here too, and its call in `calls` (kept byte for byte for the next prompt; not an item
+    that a client sees).
+    """
 
     step: int
     attempt: int
@@ -130,7 +143,11 @@ class ModelFailed(Event, frozen=True, tag="model_failed", omit_defaults=True):
 
 
 class ToolIntent(Event, frozen=True, tag="tool_intent", omit_defaults=True):
-    """A call is about to run. `key` = conversation:step:call is the idempotency key."""
+    """A call is about to run. `key` = conversation:step:call is the idempotency key.
+
+    A call that is refused before it reaches a tool (unknown tool, invalid arguments) has no intent,
+    only a result. `attempt` above 1: a crash left it in doubt, and it runs again with its key.
+    """
 
     step: int
     call_id: str
@@ -188,3 +205,16 @@ AnyEvent = (
     | CancelRequested
     | ResponseFinished
 )
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
+
+
+def encode(event: AnyEvent) -> bytes:
+    """The event as one JSON object, as every journal stores it."""
+    return _encoder.encode(event)
+
+
+def decode(payload: bytes | str) -> AnyEvent:
+    """The event that `encode` wrote; fields of later releases are ignored."""
+    return _decoder.decode(payload)

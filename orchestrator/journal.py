@@ -33,6 +33,14 @@ class JournalBusy(WarmloopError):
     exit_code = 2
 
 
+class AlreadyAccepted(WarmloopError):
+    """A response is already stored under this Idempotency-Key; nothing was stored now."""
+
+    def __init__(self, ref: ResponseRef) -> None:
+        super().__init__(f"already accepted as {ref.response_id}")
+        self.ref = ref
+
+
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """An event at its place in the log."""
@@ -66,7 +74,11 @@ class Journal(Protocol):
     async def append(
         self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
     ) -> int:
-        """Store `events` after the last one; returns the seq of the last. Raises Fenced."""
+        """Store `events` after the last one; returns the seq of the last.
+
+        Raises Fenced, and AlreadyAccepted when one of them is a ResponseAccepted whose
+        idempotency key has been used; then none is stored.
+        """
 
     async def read(self, conversation: str, after: int = 0) -> list[Recorded]:
         """Events with seq > `after`, in order; an unknown conversation reads as empty."""
@@ -74,7 +86,7 @@ class Journal(Protocol):
     async def lease(self, conversation: str, owner: str, ttl_s: float) -> Lease | None:
         """Take or renew the lease; None while another owner's has not run out.
 
-        A new grant to another owner gets a higher token; a renewal keeps its token.
+        A new grant gets a higher token; a renewal by the same owner keeps its token.
         """
 
     async def release(self, lease: Lease) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ast
 import csv
+import operator
 import re
-from collections.abc import Iterator
-from decimal import ROUND_HALF_EVEN, Context, Decimal, DecimalException, localcontext
+from collections.abc import Callable, Iterator
+from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal, DecimalException, localcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -27,10 +28,13 @@ MAX_FILE_BYTES = 256 * 1024
 _ALLOWED = re.compile(r"[0-9.+\-*/%()\s]*")
 _NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+")
 _WORD = re.compile(r"[a-z0-9]+")
+# Words that a question is made of, not its subject.
 _COMMON = frozenset(
-    "a an and any are at be by can cost costs do does each for from get have how i in is it many "
-    "much of on one or our per please tell that the there this to was we what when where which "
-    "who will with you your".split()
+    _WORD.findall(
+        "a an and any are at be by can cost costs do does each for from get have how i in is it"
+        " many much of on one or our per please tell that the there this to was we what when where"
+        " which who will with you your"
+    )
 )
 
 
@@ -92,33 +96,37 @@ def _value(node: ast.expr, text: str) -> Decimal:
             return _value(operand, text)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_value(operand, text)
-        case ast.BinOp(left=left, op=operator, right=right):
-            return _bounded(_binary(operator, _value(left, text), _value(right, text)))
+        case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _OPERATIONS:
+            compute = _OPERATIONS[type(sign)]
+            return _bounded(compute(_value(left, text), _value(right, text)))
         case _:
             raise ValueError("only numbers, + - * / // % ** and parentheses are allowed")
 
 
-def _binary(operator: ast.operator, left: Decimal, right: Decimal) -> Decimal:
-    match operator:
-        case ast.Add():
-            return left + right
-        case ast.Sub():
-            return left - right
-        case ast.Mult():
-            return left * right
-        case ast.Div():
-            return left / right
-        case ast.FloorDiv():
-            return (left / right).to_integral_value(rounding="ROUND_FLOOR")
-        case ast.Mod():
-            # As Python's own % on numbers: the result has the sign of the divisor.
-            return left - right * (left / right).to_integral_value(rounding="ROUND_FLOOR")
-        case ast.Pow():
-            if abs(right) > MAX_EXPONENT or right != right.to_integral_value():
-                raise ValueError(f"exponents are whole numbers up to {MAX_EXPONENT}")
-            return left ** int(right)
-        case _:
-            raise ValueError("only + - * / // % ** are allowed")
+def _floor_divide(left: Decimal, right: Decimal) -> Decimal:
+    return (left / right).to_integral_value(rounding=ROUND_FLOOR)
+
+
+def _remainder(left: Decimal, right: Decimal) -> Decimal:
+    """As Python's % on numbers: the result has the sign of the divisor."""
+    return left - right * _floor_divide(left, right)
+
+
+def _power(left: Decimal, right: Decimal) -> Decimal:
+    if abs(right) > MAX_EXPONENT or right != right.to_integral_value():
+        raise ValueError(f"exponents are whole numbers up to {MAX_EXPONENT}")
+    return left ** int(right)
+
+
+_OPERATIONS: dict[type[ast.operator], Callable[[Decimal, Decimal], Decimal]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: _floor_divide,
+    ast.Mod: _remainder,
+    ast.Pow: _power,
+}
 
 
 def _bounded(value: Decimal) -> Decimal:

@@ -45,7 +45,7 @@ from xgrammar.structural_tag import (
 NAME = "warmloop_hermes"
 
 
-class WarmloopHermesToolParser(Hermes2ProToolParser):
+class WarmloopHermesToolParser(Hermes2ProToolParser):  # type: ignore[misc]  # untyped here
     """vLLM's hermes parser, with a grammar that leaves no invalid call to write."""
 
     default_tool_strict_level = ToolStrictLevel.PARAMETER

@@ -1,0 +1,144 @@
+"""The `warmloop` command: up, run, status, down.
+
+Errors that a person can mend are one line on stderr, never a trace: exit code 2 for bad input,
+1 for a stack that failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from orchestrator import console as views
+from orchestrator import supervisor
+from serving import config as configs
+from serving.errors import ConfigError, EngineError, WarmloopError
+
+app = typer.Typer(
+    help="Serve LLM agents on your own machines: warm prefixes, valid tool calls, durable runs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("-c", "--config", help="A stack file, e.g. configs/cpu.yaml.")
+]
+
+
+@app.command()
+def up(
+    config: Annotated[Path, typer.Option("-c", "--config", help="A stack file.")],
+    detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready.")] = False,
+) -> None:
+    """Start a stack and hold it until Ctrl-C."""
+    stack = configs.load(config)
+    if detach:
+        _up_detached(stack, config)
+        return
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        err.print(f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {line}", highlight=False)
+
+    def on_ready(url: str) -> None:
+        views.print_usage(out, url, stack)
+
+    supervisor.Supervisor(stack, config, say=say).run(on_ready)
+    say("stopped")
+
+
+def _up_detached(stack: configs.StackConfig, config: Path) -> None:
+    """Start `warmloop up` in a session of its own; wait until the stack is ready or has failed."""
+    log = stack.folder / "logs" / "up.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as sink:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.cli", "up", "-c", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "COLUMNS": "100"},
+        )
+    shown = 0
+    while True:
+        exit_code = child.poll()
+        text = log.read_text(errors="replace")
+        if text.endswith("\n") or exit_code is not None:
+            sys.stderr.write(text[shown:])
+            shown = len(text)
+        if exit_code is not None:
+            raise typer.Exit(exit_code)
+        if any(run.pid == child.pid and run.state == "ready" for run in supervisor.running()):
+            return
+        time.sleep(supervisor.POLL_S)
+
+
+@app.command()
+def run(
+    task: Annotated[str, typer.Argument(help="What the agent shall do.")],
+    agent: Annotated[
+        str | None, typer.Option("--agent", "-a", help="Agent or model; default: the first agent.")
+    ] = None,
+    config: ConfigOption = None,
+    url: Annotated[
+        str | None, typer.Option("--url", help="A front door elsewhere, e.g. http://host:8400.")
+    ] = None,
+) -> None:
+    """Give an agent a task; show its events live, then what each turn cost."""
+    if not task.strip():
+        raise ConfigError("task: is empty; write what the agent shall do")
+    base = url or _find(config).url
+    name = agent or views.first_agent(base)
+    response = asyncio.run(views.follow(out, base, name, task))
+    views.print_turns(out, [response])
+    if response.get("status") != "completed":
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(config: ConfigOption = None) -> None:
+    """Engines, load, hit rate, sessions."""
+    found = _find(config)
+    health = supervisor.get_json(f"{found.url}/health")
+    if health is None:
+        raise EngineError(f"{found.name}: {found.state}; the front door at {found.url} is silent")
+    views.print_status(out, found, health)
+
+
+@app.command()
+def down(config: ConfigOption = None) -> None:
+    """Stop a stack: the front door, the engines, Ray."""
+    found = _find(config)
+    supervisor.stop(found)
+    err.print(f"{found.name} is down", highlight=False)
+
+
+def _find(config: Path | None) -> supervisor.RunFile:
+    return supervisor.find(configs.load(config).name if config else None)
+
+
+def main() -> None:
+    """Entry point: turns every expected failure into a line and an exit code."""
+    try:
+        app()
+    except WarmloopError as error:
+        err.print(f"warmloop: {error}", highlight=False, markup=False, style="red")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

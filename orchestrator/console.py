@@ -1,0 +1,208 @@
+"""What a person sees in the terminal: live events of a run, the table of its turns, the fleet.
+
+Everything here reads the public HTTP API, so it shows a stack on another machine as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import aiohttp
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from serving.protocol import SseSplitter
+
+from orchestrator.supervisor import RunFile, get_json
+from serving.config import StackConfig
+from serving.errors import UpstreamError, WarmloopError
+
+Json = Mapping[str, Any]
+
+RECONNECTS = 20
+RECONNECT_PAUSE_S = 0.5
+RECONNECT_TRIES = 240
+
+
+def first_agent(base: str) -> str:
+    """The first agent that the stack offers, else `auto`."""
+    listed = (get_json(f"{base}/v1/models") or {}).get("data", [])
+    return next((m["id"] for m in listed if m.get("owned_by") == "warmloop-agent"), "auto")
+
+
+def print_usage(out: Console, url: str, stack: StackConfig) -> None:
+    """How to talk to the stack, ready to paste."""
+    name = next(iter(stack.agents), "auto")
+    out.print(f"\n[bold]{stack.name} is ready at {url}[/bold]  (Ctrl-C stops it)\n")
+    text = f"""warmloop run "What are the opening hours?" --agent {name}
+
+curl {url}/v1/responses -H 'content-type: application/json' \\
+  -d '{{"model": "{name}", "input": "What are the opening hours?"}}'
+
+from openai import OpenAI
+client = OpenAI(base_url="{url}/v1", api_key="none")
+print(client.responses.create(model="{name}", input="What are the opening hours?").output_text)
+"""
+    out.print(text, highlight=False, markup=False)
+
+
+async def follow(out: Console, base: str, model: str, task: str) -> dict[str, Any]:
+    """Run `task` as a streamed response, print its events, return the final response object.
+
+    Raises WarmloopError when the front door refuses the request or goes away for good. A stream
+    that is cut in the middle (the front door restarts) is taken up again where it ended.
+    """
+    body = {"model": model, "input": task, "stream": True, "background": True}
+    view = RunView(out)
+    response_id = ""
+    timeout = aiohttp.ClientTimeout(total=None, sock_read=900)
+    async with aiohttp.ClientSession(timeout=timeout) as http:
+        for _ in range(RECONNECTS):
+            if response_id:
+                query = {"stream": "true", "starting_after": str(view.last_sequence)}
+                request = http.get(f"{base}/v1/responses/{response_id}", params=query)
+            else:
+                request = http.post(f"{base}/v1/responses", json=body)
+            try:
+                async with request as answer:
+                    if answer.status >= 400:
+                        raise UpstreamError(await _message(answer))
+                    splitter = SseSplitter()
+                    async for chunk in answer.content.iter_any():
+                        for data in splitter.feed(chunk):
+                            event = msgspec.json.decode(data)
+                            view.show(event)
+                            response_id = response_id or event.get("response", {}).get("id", "")
+                            if view.response is not None:
+                                return view.response
+            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+                if not response_id:
+                    raise WarmloopError(f"{base} cannot be reached: {error}") from None
+                out.print("[yellow]the connection was cut; taking it up again[/yellow]")
+                await _until_reachable(http, base)
+    raise WarmloopError(f"{response_id}: the stream was cut {RECONNECTS} times; giving up")
+
+
+async def _until_reachable(http: aiohttp.ClientSession, base: str) -> None:
+    for _ in range(RECONNECT_TRIES):
+        try:
+            async with http.get(f"{base}/health") as answer:
+                if answer.status == 200:
+                    return
+        except aiohttp.ClientError:
+            pass
+        await asyncio.sleep(RECONNECT_PAUSE_S)
+    raise WarmloopError(f"{base} did not come back")
+
+
+async def _message(answer: aiohttp.ClientResponse) -> str:
+    raw = await answer.read()
+    try:
+        return str(msgspec.json.decode(raw)["error"]["message"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return f"status {answer.status}: {raw[:200].decode(errors='replace')}"
+
+
+class RunView:
+    """Prints the streaming events of one response as they come."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self.last_sequence = -1
+        self.response: dict[str, Any] | None = None
+
+    def show(self, event: Mapping[str, Any]) -> None:
+        self.last_sequence = max(self.last_sequence, event.get("sequence_number", -1))
+        kind = event["type"]
+        if kind == "response.output_text.delta":
+            self._out.print(event["delta"], end="", markup=False, highlight=False)
+        elif kind == "response.output_text.done":
+            self._out.print()
+        elif kind == "response.output_item.done":
+            self._item(event["item"])
+        elif kind in FINAL:
+            self.response = dict(event["response"])
+            self._end(self.response)
+
+    def _item(self, item: Json) -> None:
+        if item["type"] == "function_call":
+            line = f"→ {item['name']}({item['arguments']})"
+            self._out.print(line, style="cyan", markup=False, highlight=False)
+        elif item["type"] == "function_call_output":
+            output = str(item["output"]).strip().replace("\n", "\n  ")
+            self._out.print(f"← {output}", style="green", markup=False, highlight=False)
+
+    def _end(self, response: Json) -> None:
+        if response["status"] == "completed":
+            return
+        detail = response.get("error") or response.get("incomplete_details") or {}
+        why = detail.get("message") or detail.get("reason") or ""
+        self._out.print(f"{response['status']}: {why}", style="red", markup=False)
+
+
+FINAL = ("response.completed", "response.failed", "response.incomplete", "response.cancelled")
+
+
+def turns_of(responses: Iterable[Json]) -> list[Json]:
+    """Every turn of these responses, in order, as the API's `warmloop.turns` tells them."""
+    return [turn for response in responses for turn in response.get("warmloop", {})["turns"]]
+
+
+def print_turns(out: Console, responses: Sequence[Json]) -> None:
+    """One row a turn, then the totals of all."""
+    table = Table(title="turns", title_justify="left")
+    for name in ("run", "model", "replica", "why"):
+        table.add_column(name)
+    for name in ("prompt", "cached", "output", "s", "cost µ$", "uncached µ$"):
+        table.add_column(name, justify="right")
+    for number, response in enumerate(responses, start=1):
+        for turn in turns_of([response]):
+            table.add_row(str(number), *_row(turn))
+        table.add_section()
+    table.add_row("all", "", "", "", *_totals(turns_of(responses)), style="bold")
+    out.print(table)
+
+
+def _row(turn: Json) -> list[str]:
+    return [turn["model"], turn["replica"], turn["reason"], *_totals([turn])]
+
+
+def _totals(turns: Sequence[Json]) -> list[str]:
+    def total(key: str) -> float:
+        return sum(turn[key] for turn in turns)
+
+    prompt, cached = total("prompt_tokens"), total("cached_tokens")
+    share = f" ({cached / prompt:.0%})" if prompt else ""
+    return [
+        f"{prompt:,.0f}",
+        f"{cached:,.0f}{share}",
+        f"{total('output_tokens'):,.0f}",
+        f"{total('seconds'):.1f}",
+        f"{total('cost_usd') * 1e6:,.1f}",
+        f"{total('uncached_cost_usd') * 1e6:,.1f}",
+    ]
+
+
+def print_status(out: Console, run: RunFile, health: Json) -> None:
+    """The fleet as the front door sees it."""
+    out.print(f"[bold]{run.name}[/bold] {run.state} at {run.url} (pid {run.pid})")
+    table = Table()
+    for name in ("model", "replica", "state", "running", "waiting", "KV", "hit rate", "reason"):
+        table.add_column(name)
+    for engine in health["engines"]:
+        load = engine["load"]
+        queried = load["queried_tokens"]
+        table.add_row(
+            engine["model"],
+            engine["replica"],
+            engine["state"],
+            str(load["running"]),
+            str(load["waiting"]),
+            f"{load['kv_usage']:.0%}",
+            f"{load['hit_tokens'] / queried:.0%}" if queried else "-",
+            engine["reason"],
+        )
+    out.print(table)
+    out.print(f"sessions: {health['sessions']}")

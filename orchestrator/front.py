@@ -1,0 +1,49 @@
+"""The front-door process: the app of `app.py` under uvicorn.
+
+Started by the supervisor under a guardian, or by Ray on each node of the `front` group. It exits
+with 2 and one line when its configuration or its journal cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from orchestrator.app import create_app
+from router import logs
+from serving import config as configs
+from serving.errors import WarmloopError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="warmloop-front")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--port", type=int, help="overrides front.port")
+    args = parser.parse_args()
+    try:
+        stack = configs.load(args.config)
+        app = create_app(stack)
+    except WarmloopError as error:
+        sys.stderr.write(f"warmloop: {error}\n")
+        sys.exit(error.exit_code)
+    logs.install()
+    uvicorn.run(
+        app,
+        host=stack.front.host,
+        port=stack.front.port if args.port is None else args.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=max(1, round(stack.front.drain_s)),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""`warmloop up`: one process that owns a running stack.
+
+    supervisor ── guardian ── serving.cluster    Ray, replicas, engines
+               └─ guardian ── orchestrator.front the front door, started again when it dies
+
+The order is: lock, check the machine, fetch weights, start the cluster, start the front door,
+wait until every model has its replicas. An engine that cannot start ends it with the engine's own
+last words. The front door keeps nothing that it cannot rebuild, so its death costs its clients a
+reconnect and nobody a warm prefix. When the supervisor itself dies, by SIGKILL too, the guardians
+see their pipes close and take everything down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import psutil
+from serving.engines.process import free_port
+
+from serving import preflight, weights
+from serving.config import ModelConfig, StackConfig, home
+from serving.engines import guardian
+from serving.errors import ConfigError, EngineError, WarmloopError
+
+POLL_S = 0.2
+RESTART_MAX_S = 5.0
+OWN_ENGINES = ("vllm", "sglang", "simulated")
+
+Say = Callable[[str], None]
+
+
+class RunFile(msgspec.Struct, frozen=True):
+    """Where a running stack can be reached; lies in the stack's folder while it runs."""
+
+    name: str
+    pid: int
+    url: str
+    config: str
+    state: Literal["starting", "ready"] = "starting"
+
+
+def run_file_path(folder: Path) -> Path:
+    return folder / "run.json"
+
+
+def running() -> list[RunFile]:
+    """Every stack of this user whose supervisor is alive."""
+    found = []
+    for path in sorted(home().glob("stacks/*/run.json")):
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            run = msgspec.json.decode(path.read_bytes(), type=RunFile)
+            if psutil.pid_exists(run.pid):
+                found.append(run)
+    return found
+
+
+def find(name: str | None) -> RunFile:
+    """The running stack called `name`, or the only one there is."""
+    stacks = running()
+    if name is not None:
+        stacks = [run for run in stacks if run.name == name]
+    if not stacks:
+        what = f"the stack {name!r} is not running" if name else "no stack is running"
+        raise WarmloopError(f"{what}; start one with: warmloop up -c configs/cpu.yaml")
+    if len(stacks) > 1:
+        names = ", ".join(run.name for run in stacks)
+        raise ConfigError(f"several stacks run ({names}); choose one with -c FILE")
+    return stacks[0]
+
+
+def get_json(url: str, timeout_s: float = 5.0) -> dict[str, Any] | None:
+    """GET a JSON object from our own front door; None while it does not answer."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310 our own http URL
+            found = json.load(answer)
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def stop(run: RunFile, timeout_s: float = 60.0) -> None:
+    """Ask a stack to end and wait until its supervisor is gone."""
+    try:
+        process = psutil.Process(run.pid)
+        process.terminate()
+        process.wait(timeout_s)
+    except psutil.NoSuchProcess:
+        return
+    except psutil.TimeoutExpired:
+        # The guardians end everything below when their owner is gone, however it went.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+            process.wait(timeout_s)
+
+
+class Supervisor:
+    """Runs one stack from start to end; see the module's story."""
+
+    def __init__(self, config: StackConfig, config_path: Path, *, say: Say) -> None:
+        self._config = config
+        self._config_path = config_path.resolve()
+        self._say = say
+        self._stop = threading.Event()
+        self._folder = config.folder
+        self._port = config.front.port or free_port()
+        self._cluster: guardian.Guarded | None = None
+        self._front: guardian.Guarded | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{self._config.front.host}:{self._port}"
+
+    def run(self, on_ready: Callable[[str], None]) -> None:
+        """Bring the stack up, call `on_ready(url)`, and hold it until SIGINT or SIGTERM.
+
+        Raises ConfigError, WeightsError or EngineError when it cannot come up.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: self._stop.set())
+        with self._only_one():
+            try:
+                preflight.check(self._config)
+                self._write_run_file("starting")
+                self._fetch_weights()
+                self._start_cluster()
+                self._start_front()
+                if self._wait_ready():
+                    self._write_run_file("ready")
+                    on_ready(self.url)
+                    self._hold()
+            finally:
+                self._take_down()
+
+    @contextlib.contextmanager
+    def _only_one(self) -> Iterator[None]:
+        """Hold the stack's lock: two supervisors would fight over journal and port."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "up.lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ConfigError(
+                    f"name: the stack {self._config.name!r} is already running; "
+                    "stop it with 'warmloop down', or give this one another name:"
+                ) from None
+            yield
+
+    def _write_run_file(self, state: Literal["starting", "ready"]) -> None:
+        run = RunFile(self._config.name, os.getpid(), self.url, str(self._config_path), state)
+        path = run_file_path(self._folder)
+        scratch = path.with_suffix(".tmp")
+        scratch.write_bytes(msgspec.json.encode(run))
+        scratch.replace(path)
+
+    def _own_models(self) -> dict[str, ModelConfig]:
+        return {k: m for k, m in self._config.models.items() if m.engine in OWN_ENGINES}
+
+    def _fetch_weights(self) -> None:
+        for name, model in self._own_models().items():
+            if model.engine == "simulated" or self._stop.is_set():
+                continue
+            self._say(f"weights of {name}")
+            weights.fetch(name, model, progress=weights.RichProgress())
+
+    def _spawn(self, module: str, *args: str) -> guardian.Guarded:
+        log = self._folder / "logs" / f"{module.rpartition('.')[2]}.log"
+        argv = [sys.executable, "-m", module, *args]
+        grace_s = self._config.front.drain_s + 10
+        return guardian.spawn(argv, env=dict(os.environ), log=log, grace_s=grace_s)
+
+    def _start_cluster(self) -> None:
+        if self._own_models():
+            self._say("Ray and engines")
+            self._cluster = self._spawn(
+                "serving.cluster",
+                "--config",
+                str(self._config_path),
+                "--run-dir",
+                str(self._folder),
+            )
+
+    def _start_front(self) -> None:
+        self._front = self._spawn(
+            "orchestrator.front",
+            "--config",
+            str(self._config_path),
+            "--port",
+            str(self._port),
+        )
+
+    def _wait_ready(self) -> bool:
+        """Poll the front door until every model has its replicas; False when told to stop."""
+        waiting = {
+            name: 1 if model.engine == "external" else model.replicas
+            for name, model in self._config.models.items()
+        }
+        started = time.monotonic()
+        patience_s = max(model.ready_timeout_s for model in self._config.models.values())
+        while not self._stop.wait(POLL_S):
+            self._check_children(starting=True)
+            engines = (get_json(f"{self.url}/health") or {}).get("engines", [])
+            for name in list(waiting):
+                mine = [engine for engine in engines if engine["model"] == name]
+                if sum(engine["state"] == "ready" for engine in mine) >= waiting[name]:
+                    self._say(f"{name} is ready after {time.monotonic() - started:.0f} s")
+                    del waiting[name]
+                    continue
+                own = self._config.models[name].engine in OWN_ENGINES
+                dead = [engine for engine in mine if engine["state"] == "dead"]
+                if dead and own:
+                    raise EngineError(f"models.{name}: {dead[0].get('reason') or 'engine died'}")
+            if not waiting:
+                return True
+            if time.monotonic() - started > patience_s:
+                raise EngineError(
+                    f"models.{', '.join(waiting)}: not ready after {patience_s:.0f} s; "
+                    f"see {self._folder / 'logs'}, or raise ready_timeout_s"
+                )
+        return False
+
+    def _hold(self) -> None:
+        """Watch the children; the front door is started again, the cluster's end is ours."""
+        while not self._stop.wait(POLL_S):
+            self._check_children(starting=False)
+
+    def _check_children(self, *, starting: bool) -> None:
+        if self._cluster is not None and self._cluster.poll() is not None:
+            raise EngineError("Ray ended unexpectedly\n" + self._last_words("cluster"))
+        if self._front is not None and self._front.poll() is not None:
+            if starting:
+                raise EngineError("the front door ended at start\n" + self._last_words("front"))
+            self._restart_front()
+
+    def _restart_front(self) -> None:
+        """Start the front door again, more slowly the more often it fails in a row."""
+        pause_s = 0.1
+        while not self._stop.wait(pause_s):
+            self._say("front door ended; starting it again")
+            self._start_front()
+            began = time.monotonic()
+            while self._front is not None and self._front.poll() is None:
+                if self._stop.wait(POLL_S) or get_json(f"{self.url}/health") is not None:
+                    return
+                if self._cluster is not None and self._cluster.poll() is not None:
+                    return
+            lived_s = time.monotonic() - began
+            pause_s = min(RESTART_MAX_S, max(0.5, pause_s * 2) if lived_s < 30 else 0.5)
+
+    def _last_words(self, part: str) -> str:
+        path = self._folder / "logs" / f"{part}.log"
+        with contextlib.suppress(OSError):
+            lines = path.read_text(errors="replace").splitlines()
+            return "\n".join(lines[-15:]) + f"\n(whole log: {path})"
+        return f"(no log at {path})"
+
+    def _take_down(self) -> None:
+        """Front door first, so that no turn meets an engine that is going away."""
+        for child in (self._front, self._cluster):
+            if child is not None:
+                child.terminate()
+                child.wait()
+        run_file_path(self._folder).unlink(missing_ok=True)
