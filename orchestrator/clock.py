@@ -43,7 +43,12 @@ async def sleep(clock: Clock, delay_s: float) -> None:
     if delay_s <= 0:
         return
     woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    timer = clock.call_later(delay_s, lambda: woken.done() or woken.set_result(None))
+
+    def wake() -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    timer = clock.call_later(delay_s, wake)
     try:
         await woken
     finally:

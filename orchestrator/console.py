@@ -71,8 +71,8 @@ async def follow(out: Console, base: str, model: str, task: str) -> dict[str, An
                         raise UpstreamError(await _message(answer))
                     splitter = SseSplitter()
                     async for chunk in answer.content.iter_any():
-                        for data in splitter.feed(chunk):
-                            event = msgspec.json.decode(data)
+                        for sse in splitter.feed(chunk):
+                            event = msgspec.json.decode(sse.data)
                             view.show(event)
                             response_id = response_id or event.get("response", {}).get("id", "")
                             if view.response is not None:

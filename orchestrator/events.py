@@ -84,9 +84,10 @@ class ModelRouted(Event, frozen=True, tag="model_routed", omit_defaults=True):
 class OutputDelta(Event, frozen=True, tag="output_delta", omit_defaults=True):
     """A batch of streamed output, journaled before it is sent on; needs no fsync of its own.
 
-    The deltas of an attempt, joined, are its ModelResult: `text` pieces its text, `call` opens a
-    tool call (`call_id`, `name`), `arguments` are pieces of that call's arguments. The built-in
-    `reply` tool appears as `text` only.
+    `text` holds a piece of the answer's text, `call` opens a tool call (`call_id`, `name`, and in
+    `text` the first piece of its arguments), `arguments` continues it. The built-in `reply` tool
+    appears as `text` only. Joined, the deltas of an attempt are a beginning of its ModelResult:
+    what was not yet written when the answer became whole is only there.
     """
 
     step: int

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from orchestrator import budgets
+from orchestrator import budgets, reply
 from orchestrator.budgets import Spent
 from orchestrator.events import (
     AnyEvent,
@@ -45,9 +45,10 @@ from orchestrator.events import (
 from orchestrator.journal import Recorded
 from serving.config import AgentLimits
 
+REPLY = reply.REPLY
 ToolKind = Literal["pure", "idempotent", "queryable", "unsafe"]
-REPLY = "reply"
-"""The built-in tool that ends a response; no other tool may have its name."""
+"""May a call whose outcome is in doubt run again? `pure` has no effect at all, `idempotent` acts
+once for each key, `queryable` can be asked what it did, `unsafe` can do none of these."""
 
 Shown = HistoryImported | ResponseAccepted | ModelResult | ToolResult
 """The events that the model sees, in the order in which it sees them."""
@@ -231,9 +232,9 @@ def _model_result(state: State, event: ModelResult) -> None:
 
 
 def replies(result: ModelResult) -> bool:
-    """Did the model answer through the reply tool? A reply ends the response, and calls beside it
-    do not run. (A reply without usable text never comes this far as one: see `worker`.)"""
-    return bool(result.text) and any(call.name == REPLY for call in result.calls)
+    """Did the model answer through the reply tool? Then the response ends, and calls beside it do
+    not run. A reply without usable text is a call like any other that is refused."""
+    return any(call.name == REPLY and reply.text_of(call.arguments) for call in result.calls)
 
 
 def _tool_intent(state: State, event: ToolIntent) -> None:
@@ -304,9 +305,7 @@ _HANDLERS: Mapping[type, Any] = {
 }
 
 
-def next_step(
-    state: State, limits: AgentLimits, kinds: Mapping[str, ToolKind], now: float
-) -> Step:
+def next_step(state: State, limits: AgentLimits, kinds: Mapping[str, ToolKind], now: float) -> Step:
     """What to do, given that nothing is in flight. `kinds` tells what may run a second time."""
     run = state.run
     if run is None:

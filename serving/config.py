@@ -8,6 +8,7 @@
     └── journal    where conversations are kept                           (orchestrator)
 
 Unknown keys are refused with the nearest valid name. Relative paths are relative to the file.
+An agent may be given as the path of a file of its own (`desk: ../examples/desk/agent.yaml`).
 Secrets are never in this file: they come from the environment.
 """
 
@@ -307,21 +308,40 @@ def load(path: Path) -> StackConfig:
     Raises ConfigError with one line for each mistake: field, value and fix.
     """
     path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; try -c configs/cpu.yaml") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected keys such as 'models:', found {type(raw).__name__}")
+    raw = _read(path, "try -c configs/cpu.yaml")
+    _read_agents(path, raw)
     _anchor_paths(raw, path.resolve().parent)
     try:
         return StackConfig.model_validate(raw)
     except ValidationError as error:
         raise ConfigError("\n".join(_say(path, error))) from None
+
+
+def _read(path: Path, hint: str) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; {hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected 'key: value' lines, found {type(raw).__name__}")
+    return raw
+
+
+def _read_agents(path: Path, raw: dict[str, Any]) -> None:
+    """An agent written as a string is the path of its own file; its tools lie beside that file."""
+    agents = raw.get("agents")
+    if not isinstance(agents, dict):
+        return
+    for name, agent in agents.items():
+        if isinstance(agent, str):
+            file = path.resolve().parent / Path(agent).expanduser()
+            section = _read(file, f"fix agents.{name} in {path}")
+            section["tool_path"] = str(file.parent / section.get("tool_path", "."))
+            agents[name] = section
 
 
 def _anchor_paths(raw: dict[str, Any], base: Path) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -84,10 +83,11 @@ class SimulatedEngine:
         self.clock: Clock = clock or RealClock()
         self.cache = BlockCache(max(1, config.capacity_tokens // config.block_tokens))
         self._max_running = max_running
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._head = asyncio.Lock()
+        """Held by the first in the queue until its prefill is done; asyncio's lock is fair."""
+        self._freed = asyncio.Event()
         self._admitted = 0
         self._running = 0
-        self._prefilling = False
         self._queried_tokens = 0
         self._hit_tokens = 0
 
@@ -101,33 +101,45 @@ class SimulatedEngine:
             hit_tokens=self._hit_tokens,
         )
 
-    def blocks_for(self, job: Job) -> int:
-        """Blocks that the job needs at its end."""
-        return -(-(job.prompt_tokens + job.output_tokens) // self.config.block_tokens)
-
     @asynccontextmanager
     async def run(self, job: Job) -> AsyncIterator[Running]:
-        """Queue, prefill, and enter when the first token could come; leaving frees all at once.
+        """Queue, prefill, and enter when the prompt is computed; leaving frees all at once.
 
-        Cancelling at any point frees the slot. The job must fit an empty cache.
+        Cancelling at any point frees the slot. Raises ValueError for a job that could never fit.
         """
+        block_tokens = self.config.block_tokens
+        blocks = -(-(job.prompt_tokens + job.output_tokens) // block_tokens)
+        if blocks > self.cache.capacity_blocks:
+            raise ValueError(f"the job needs {blocks} blocks of {self.cache.capacity_blocks}")
+        # An engine computes at least the last token, so a hit never covers the whole prompt.
+        reusable = job.prompt[: (job.prompt_tokens - 1) // block_tokens]
         self._admitted += 1
         pins: Pins | None = None
         try:
-            pins = await self._prefill(job)
-            cached_tokens = pins.blanks
-            running = Running(self, cached_tokens)
-            yield running
+            async with self._head:
+                pins = await self._reserve(reusable, blocks)
+                self._running += 1
+                cached_tokens = len(pins.held) * block_tokens
+                self._queried_tokens += job.prompt_tokens
+                self._hit_tokens += cached_tokens
+                fresh_tokens = job.prompt_tokens - cached_tokens
+                await self.clock.sleep(fresh_tokens / self.config.prefill_tokens_per_s)
+                self.cache.commit(pins, job.prompt)
+            yield Running(self, cached_tokens)
             self.cache.commit(pins, job.answer)
         finally:
             self._admitted -= 1
             if pins is not None:
                 self._running -= 1
                 self.cache.release(pins)
-            self._wake()
+                self._freed.set()
 
-    async def _prefill(self, job: Job) -> Pins:
-        raise NotImplementedError
-
-    def _wake(self) -> None:
-        raise NotImplementedError
+    async def _reserve(self, reusable: Chain, blocks: int) -> Pins:
+        """Wait for a slot and for room in the cache."""
+        while True:
+            if self._running < self._max_running:
+                pins = self.cache.acquire(reusable, blocks)
+                if pins is not None:
+                    return pins
+            self._freed.clear()
+            await self._freed.wait()

@@ -21,9 +21,11 @@ MAX_EXPRESSION = 200
 MAX_EXPONENT = 100
 MAX_DIGITS = 30
 MAX_QUERY = 200
-MAX_HITS = 3
+MAX_HITS = 2
 MAX_LINE = 200
 MAX_FILE_BYTES = 256 * 1024
+
+NOT_FINITE = "the expression has no finite result (is there a division by zero?)"
 
 _ALLOWED = re.compile(r"[0-9.+\-*/%()\s]*")
 _NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+")
@@ -56,10 +58,8 @@ def calculator(
     with localcontext(Context(prec=MAX_DIGITS + MAX_EXPONENT)):
         try:
             value = _value(tree.body, text)
-        except ZeroDivisionError:
-            raise ValueError("division by zero") from None
         except DecimalException:
-            raise ValueError("the expression has no finite result") from None
+            raise ValueError(NOT_FINITE) from None
         return _shown(value)
 
 
@@ -130,6 +130,8 @@ _OPERATIONS: dict[type[ast.operator], Callable[[Decimal, Decimal], Decimal]] = {
 
 
 def _bounded(value: Decimal) -> Decimal:
+    if not value.is_finite():  # 0 ** -1 is infinite without a signal
+        raise ValueError(NOT_FINITE)
     if value and value.adjusted() >= MAX_DIGITS:
         raise ValueError(f"the result has more than {MAX_DIGITS} digits")
     return value

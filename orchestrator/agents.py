@@ -1,0 +1,190 @@
+"""Agents: what a configuration says about each, resolved once into values that a worker uses.
+
+    "support"    the agent of that name           "support@3"  the same, if that is its version
+    "frontier"   a bare model: no tools, no instructions, the text that it writes is the answer
+
+The head (instructions and worked examples) and the tools are rendered here, once: they are the
+prefix that all conversations of an agent share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from orchestrator import reply
+from orchestrator.prompt import Message, Prompt, canonical
+from orchestrator.tool_loader import load
+from orchestrator.tools import Tool, Toolbox
+from serving.config import AgentConfig, AgentLimits, StackConfig, TurnType, nearest
+from serving.errors import ConfigError, NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An agent at one version."""
+
+    name: str
+    version: int | None
+    """None: a bare model."""
+    model: str
+    """What engines are asked for: a model's name, or `auto`."""
+    tools: Toolbox
+    limits: AgentLimits
+    head: bytes
+    """Instructions and examples as canonical messages, joined with commas."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The other fields of each request."""
+    reply_tool: bool = False
+
+    @property
+    def key(self) -> str:
+        """What a conversation's log calls it: `name@version`, or the bare model's name."""
+        return self.name if self.version is None else f"{self.name}@{self.version}"
+
+    @property
+    def turn_type(self) -> TurnType:
+        """What the router is told of the main chain's turns."""
+        return "finalise" if self.version is None else "tool-call"
+
+    def prompt(self) -> Prompt:
+        """A new, empty conversation's prompt."""
+        return Prompt(self.head, self.settings, reply_tool=self.reply_tool)
+
+
+class Agents:
+    """All that a client can name as `model` of a response."""
+
+    def __init__(self, agents: Iterable[Agent], models: Iterable[str] = ()) -> None:
+        self._agents = {agent.name: agent for agent in agents}
+        self._models = {name: _bare(name) for name in models}
+
+    @classmethod
+    def from_config(cls, stack: StackConfig) -> Agents:
+        """Load every agent's tools; the first that fails raises ConfigError."""
+        agents = [resolve(name, config) for name, config in stack.agents.items()]
+        return cls(agents, ["auto", *stack.models])
+
+    def names(self) -> list[str]:
+        """The agents, without the bare models."""
+        return list(self._agents)
+
+    def get(self, name: str) -> Agent:
+        """By `name`, `name@version`, or a model's name. Raises NotFound."""
+        if (model := self._models.get(name)) is not None:
+            return model
+        base, at, version = name.partition("@")
+        agent = self._agents.get(base)
+        if agent is None:
+            hint = nearest(base, [*self._agents, *self._models])
+            raise NotFound(
+                f"model: unknown agent or model {name!r}; {hint}",
+                param="model",
+                code="model_not_found",
+            )
+        if at and version != str(agent.version):
+            raise NotFound(
+                f"model: agent {base!r} has version {agent.version}, not {version!r}; "
+                f"use {base!r} or {agent.key!r}",
+                param="model",
+                code="agent_version_not_found",
+            )
+        return agent
+
+
+def resolve(name: str, config: AgentConfig, tools: Iterable[Tool] = ()) -> Agent:
+    """An agent from its configuration; `tools` come on top of those that it names."""
+    where = f"agents.{name}.tools"
+    path = Path(config.tool_path) if config.tool_path else None
+    loaded = [*(load(spec, path, where=where) for spec in config.tools), *tools]
+    names = [each.name for each in loaded]
+    if twice := sorted({each for each in names if names.count(each) > 1}):
+        raise ConfigError(f"{where}: {twice[0]!r} stands for two functions; rename one")
+    box = Toolbox(loaded)
+    definitions = [*box.definitions(), *([reply.DEFINITION] if config.reply_tool else [])]
+    definitions.sort(key=lambda each: str(each["function"]["name"]))
+    settings: dict[str, Any] = {
+        **_STREAMED,
+        "model": config.model,
+        "temperature": config.temperature,
+        "max_tokens": config.max_output_tokens,
+    }
+    if definitions:
+        settings["tools"] = definitions
+        settings["tool_choice"] = "required" if config.reply_tool else "auto"
+        settings["parallel_tool_calls"] = not config.reply_tool
+    head: list[Message] = []
+    if config.instructions:
+        head.append({"role": "system", "content": config.instructions})
+    head += examples(config.examples, where=f"agents.{name}.examples")
+    return Agent(
+        name=name,
+        version=config.version,
+        model=config.model,
+        tools=box,
+        limits=config.limits,
+        head=b",".join(canonical(message) for message in head),
+        settings=settings,
+        reply_tool=config.reply_tool,
+    )
+
+
+_STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+def _bare(model: str) -> Agent:
+    settings = {**_STREAMED, "model": model}
+    return Agent(model, None, model, Toolbox(()), AgentLimits(max_turns=1), b"", settings)
+
+
+def examples(given: Iterable[Mapping[str, Any]], *, where: str) -> list[Message]:
+    """Worked examples as chat messages.
+
+    Calls may be written short, `{name: search, arguments: {query: bell}}`: they get ids and
+    arguments as JSON text, and tool messages without an id answer the calls in order.
+    """
+    messages: list[Message] = []
+    open_ids: list[str] = []
+    count = 0
+    for index, example in enumerate(given):
+        message = dict(example)
+        role = message.get("role")
+        if role not in ("system", "user", "assistant", "tool"):
+            raise ConfigError(
+                f"{where}.{index}.role: {role!r}; valid: system, user, assistant, tool"
+            )
+        if role == "tool":
+            if not open_ids:
+                raise ConfigError(f"{where}.{index}: a tool message without a call before it")
+            message.setdefault("tool_call_id", open_ids[0])
+            open_ids.pop(0)
+        else:
+            open_ids = []
+        if calls := message.get("tool_calls"):
+            message.setdefault("content", "")
+            message["tool_calls"] = []
+            for call in calls:
+                count += 1
+                whole = _example_call(call, f"example_{count}", f"{where}.{index}.tool_calls")
+                message["tool_calls"].append(whole)
+                open_ids.append(whole["id"])
+        messages.append(message)
+    return messages
+
+
+def _example_call(call: Any, call_id: str, where: str) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise ConfigError(f"{where}: write each call as {{name: ..., arguments: {{...}}}}")
+    arguments = function.get("arguments", {})
+    if not isinstance(arguments, str):
+        arguments = msgspec.json.encode(arguments).decode()
+    return {
+        "id": call.get("id", call_id),
+        "type": "function",
+        "function": {"name": function["name"], "arguments": arguments},
+    }

@@ -1,0 +1,88 @@
+"""Turning bytes into a trusted value, and pydantic's complaints into OpenAI's envelope.
+
+    {"error": {"message": "input[0].role: ...", "param": "input[0].role", "code": "invalid_type"}}
+
+Only the first mistake is said, as OpenAI does. Messages name the field and what it should be, and
+never repeat what the client wrote in it, but for names of types and tools.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from serving.errors import BadRequest
+
+
+class Inbound(BaseModel):
+    """Base of what comes in: strict types, unknown fields ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def validate(kind: type[M], body: bytes) -> M:
+    """The trusted value of a JSON body. Raises BadRequest naming the first mistake."""
+    try:
+        return kind.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        raise _refusal(error.errors(include_url=False)) from None
+
+
+def wrong(message: str) -> NoReturn:
+    """Refuse a field's value inside its validator; its path is added."""
+    raise PydanticCustomError("invalid_value", "{reason}", {"reason": message})
+
+
+def unsupported(message: str) -> NoReturn:
+    """Refuse, inside a field's validator, what is valid elsewhere but not to be had here."""
+    raise PydanticCustomError("unsupported_value", "{reason}", {"reason": message})
+
+
+def wrong_at(param: str, message: str, code: str = "invalid_value") -> PydanticCustomError:
+    """A mistake that lies between fields; `param` is the one to change."""
+    return PydanticCustomError(code, "{reason}", {"reason": message, "param": param})
+
+
+def _refusal(mistakes: list[ErrorDetails]) -> BadRequest:
+    first = mistakes[0]
+    # Where a value may have one of several types, the complaint that goes deepest is the telling.
+    same = [mistake for mistake in mistakes if mistake["loc"][:1] == first["loc"][:1]]
+    mistake = max(same, key=lambda each: len(each["loc"]))
+    context: dict[str, Any] = mistake.get("ctx", {})
+    kind = mistake["type"]
+    if kind == "json_invalid":
+        return BadRequest(f"the body is not valid JSON: {mistake['msg']}", code="invalid_json")
+    param = context.get("param") or _path(mistake["loc"])
+    message = context.get("reason") or mistake["msg"]
+    if kind == "missing":
+        message = "is missing; add it"
+    said = f"{param}: {message}" if param else str(message)
+    return BadRequest(said, param=param or None, code=_code(kind))
+
+
+def _code(kind: str) -> str:
+    if kind == "missing":
+        return "missing_required_parameter"
+    if kind in ("unsupported_parameter", "unsupported_value"):
+        return kind
+    return "invalid_type" if kind.endswith("_type") else "invalid_value"
+
+
+TAGS = frozenset({"message", "function_call", "function_call_output", "reasoning"})
+"""Names of union members that pydantic puts into a location."""
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    """`input[0].content` of a location; names of types that pydantic tried are left out."""
+    path = ""
+    for part in loc:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part not in TAGS and part[:1].islower() and "[" not in part:
+            path += f".{part}" if path else part
+    return path

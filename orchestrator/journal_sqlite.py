@@ -1,0 +1,260 @@
+"""The journal in one SQLite file: one process, one writer thread, group commit.
+
+    append ─► queue ─► writer thread: all that is queued, one transaction, one fsync ─► futures
+    read   ─► the tail in memory, else a reader thread with a connection of its own
+
+The file is in WAL mode. A batch with a durable append in it is committed with synchronous=FULL,
+which fsyncs the WAL before COMMIT returns; futures are resolved after that. A batch of streamed
+deltas alone is committed with NORMAL: it survives the death of the process, and the next durable
+batch fsyncs it along.
+
+`journal.db.lock` is held with flock, so there is one writer process; what it keeps in memory of a
+conversation (its newest seq, its fence) is therefore true. When anything fails, the whole batch is
+rolled back, that memory is dropped, every append of the batch gets JournalFull, and the next batch
+starts afresh: nothing was acknowledged, and nothing has to be repaired.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+from orchestrator.clock import Clock, SystemClock
+from orchestrator.events import AnyEvent, decode, encode
+from orchestrator.journal import JournalBusy, JournalFull, Lease, Recorded, ResponseRef
+from orchestrator.sqlite_writer import Append, Operation, Renew, Write, Writer
+from orchestrator.tails import Tails
+
+T = TypeVar("T")
+
+MAX_BATCH = 2048
+"""Operations in one transaction: bounds how long the first of them waits."""
+
+# -- Named queries of the readers; the writer's are in sqlite_writer.py. --
+
+# The log of a conversation after a place.
+READ = """
+SELECT seq, payload FROM events
+WHERE conversation = (SELECT id FROM conversations WHERE name = ?) AND seq > ? ORDER BY seq
+"""
+
+# The newest place of a log; no row when there is none.
+LAST = """
+SELECT seq FROM events
+WHERE conversation = (SELECT id FROM conversations WHERE name = ?) ORDER BY seq DESC LIMIT 1
+"""
+
+_REF = "SELECT r.id, c.name, r.first_seq FROM responses r JOIN conversations c"
+
+# A response by its id.
+FIND_RESPONSE = f"{_REF} ON c.id = r.conversation WHERE r.id = ?"
+
+# A response by the Idempotency-Key it came under.
+FIND_IDEMPOTENT = f"{_REF} ON c.id = r.conversation WHERE r.idempotency_key = ?"
+
+# Responses that a dead process left behind, oldest first.
+UNFINISHED = f"{_REF} ON c.id = r.conversation WHERE r.finished = 0 ORDER BY r.first_seq, r.id"
+
+
+class SqliteJournal:
+    """Opens or creates the file at once. Raises JournalBusy, JournalFull."""
+
+    def __init__(self, path: Path, *, clock: Clock | None = None) -> None:
+        self._path = Path(path)
+        self._clock = clock or SystemClock()
+        self._tails = Tails()
+        self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
+        self._closed = False
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self._path)
+        except OSError as error:
+            raise JournalFull(f"{path}: cannot be opened: {error}") from error
+        try:
+            connection = _connect(self._path)
+            _migrate(connection)
+            self._reading = _connect(self._path)
+        except sqlite3.Error as error:
+            os.close(self._lock)
+            raise JournalFull(f"{path}: cannot be used as a journal: {error}") from error
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-read")
+        self._writer = Writer(connection, self._clock)
+        self._thread = threading.Thread(target=self._write, name="journal-write", daemon=True)
+        self._thread.start()
+
+    async def append(
+        self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
+    ) -> int:
+        payloads = [encode(event).decode() for event in events]
+        operation = Append(asyncio.get_running_loop(), lease, events, payloads, durable)
+        self._put(operation)
+        return int(await operation.future)
+
+    async def lease(self, conversation: str, owner: str, ttl_s: float) -> Lease | None:
+        operation = Renew(asyncio.get_running_loop(), conversation, owner, ttl_s)
+        self._put(operation)
+        granted: Lease | None = await operation.future
+        return granted
+
+    async def release(self, lease: Lease) -> None:
+        operation = Write(asyncio.get_running_loop(), lambda writer: writer.release(lease))
+        self._put(operation)
+        await operation.future
+
+    async def read(self, conversation: str, after: int = 0) -> list[Recorded]:
+        found = self._tails.read(conversation, after)
+        if found is not None:
+            return found
+        rows = await self._ask(READ, conversation, after)
+        return [Recorded(seq, decode(payload)) for seq, payload in rows]
+
+    async def find_response(self, response_id: str) -> ResponseRef | None:
+        return next(iter(await self._refs(FIND_RESPONSE, response_id)), None)
+
+    async def find_idempotent(self, key: str) -> ResponseRef | None:
+        return next(iter(await self._refs(FIND_IDEMPOTENT, key)), None)
+
+    async def unfinished(self) -> list[ResponseRef]:
+        return await self._refs(UNFINISHED)
+
+    async def wait(self, conversation: str, after: int, timeout_s: float) -> bool:
+        # Listen before looking: what is stored in between must not be missed.
+        news = self._tails.news(conversation)
+        timer = None
+        try:
+            last = self._tails.last(conversation)
+            if last is None:
+                last = next(iter(await self._ask(LAST, conversation)), (0,))[0]
+            if last > after:
+                return True
+            timer = self._clock.call_later(timeout_s, news.cancel)
+            await asyncio.wait([news])
+            return not news.cancelled()
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._tails.give_up(conversation, news)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+        self._readers.shutdown()
+        self._reading.close()
+        self._writer.close()
+        os.close(self._lock)
+
+    def _put(self, operation: Operation) -> None:
+        if self._closed:
+            raise JournalFull(f"{self._path}: the journal is closed")
+        self._queue.put(operation)
+
+    async def _refs(self, query: str, *values: str) -> list[ResponseRef]:
+        return [ResponseRef(*row) for row in await self._ask(query, *values)]
+
+    async def _ask(self, query: str, *values: str | int) -> list[tuple[int, str]]:
+        def fetch() -> list[tuple[int, str]]:
+            try:
+                return self._reading.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise JournalFull(f"{self._path}: cannot be read: {error}") from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, fetch)
+
+    # -- the writer thread --
+
+    def _write(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch = [first]
+            last = False
+            while len(batch) < MAX_BATCH:
+                try:
+                    more = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if more is None:
+                    last = True
+                    break
+                batch.append(more)
+            self._writer.commit(batch)
+            _answer(batch, self._publish)
+            if last:
+                return
+
+    def _publish(self, operation: Operation) -> None:
+        if isinstance(operation, Append) and operation.first_seq:
+            size = sum(map(len, operation.payloads))
+            self._tails.publish(
+                operation.lease.conversation, operation.first_seq, operation.events, size
+            )
+
+
+def _answer(batch: list[Operation], publish: Callable[[Operation], None]) -> None:
+    """Resolve the futures on their loop, with one wake-up for the whole batch."""
+
+    def resolve() -> None:
+        for operation in batch:
+            publish(operation)
+            if not operation.future.done():
+                if operation.error is not None:
+                    operation.future.set_exception(operation.error)
+                else:
+                    operation.future.set_result(operation.result)
+
+    try:
+        batch[0].loop.call_soon_threadsafe(resolve)
+    except RuntimeError:
+        return  # the loop is closed: nobody waits for these any more
+
+
+def _lock(path: Path) -> int:
+    """Hold `PATH.lock`; the file says who does. The system lets go of it when the process dies."""
+    file = path.with_name(path.name + ".lock")
+    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(handle)
+        raise JournalBusy(
+            f"{path}: in use by process {holder}; stop it first (warmloop down), "
+            "or give this stack another journal.path"
+        ) from None
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+    return handle
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Used by one thread at a time, but not by the one that opens it.
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    # Checkpoints of 16 MiB: fewer fsyncs of the main file than with the default of 4.
+    connection.execute("PRAGMA wal_autocheckpoint=4096")
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Apply the numbered migrations that this file has not seen; void the leases of the dead."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    folder = resources.files("orchestrator") / "migrations"
+    scripts = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
+    if version > len(scripts):
+        raise sqlite3.DatabaseError(f"it is of a later release (schema {version})")
+    for number, script in enumerate(scripts[version:], version + 1):
+        sql = script.read_text(encoding="utf-8")
+        connection.executescript(f"BEGIN;\n{sql}\nPRAGMA user_version={number};\nCOMMIT;")
+    # The lock says that no other process runs, so nobody holds what these leases say.
+    connection.execute("UPDATE conversations SET owner = '', expires_at = 0 WHERE owner != ''")

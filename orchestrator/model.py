@@ -1,0 +1,238 @@
+"""A model turn as small typed values, whoever serves it.
+
+    ModelTurn ──► Routed, then TextDelta | CallStart | ArgumentsDelta ..., then Done
+                  or ModelError(retry or not), at any point
+
+`RouterModel` is the real one: it hands the rendered bytes to the router in this process and reads
+the engine's SSE. What the `reply` tool says arrives as text, piece by piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from orchestrator.partial_json import StringField
+from orchestrator.reply import REPLY
+from router.turn import Decision, TurnRequest, Turns
+from serving.config import TurnType
+from serving.errors import RateLimited, RequestError, Unavailable, UpstreamError, WarmloopError
+from serving.protocol import CHAT, SseSplitter
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTurn:
+    """One question to a model."""
+
+    body: bytes
+    conversation: str
+    request_id: str
+    turn_type: TurnType
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """The router's decision; comes first."""
+
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Text for the client."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallStart:
+    """A call begins; the arguments that follow belong to it."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentsDelta:
+    """More of the newest call's arguments. For `reply` its text comes as TextDelta, too."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The answer is whole. Tokens by the engine's usage."""
+
+    finish_reason: str
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+
+
+ModelEvent = Routed | TextDelta | CallStart | ArgumentsDelta | Done
+
+
+class ModelError(WarmloopError):
+    """A turn that gave no answer; `retry` says whether asking again can help."""
+
+    def __init__(self, message: str, *, code: str, retry: bool) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry = retry
+
+
+class ModelClient(Protocol):
+    """The one method that the worker needs."""
+
+    def turn(self, turn: ModelTurn) -> AsyncGenerator[ModelEvent, None]:
+        """Ask; closing the generator frees the engine. Raises ModelError."""
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct, gc=False):
+    index: int = 0
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _Details | None = None
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    code: str | int | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: _Error | None = None
+
+
+_chunk = msgspec.json.Decoder(_Chunk)
+
+
+class RouterModel:
+    """Asks engines through the router."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+
+    async def turn(self, turn: ModelTurn) -> AsyncGenerator[ModelEvent, None]:
+        request = TurnRequest(
+            path=CHAT,
+            body=turn.body,
+            request_id=turn.request_id,
+            session=turn.conversation,
+            turn_type=turn.turn_type,
+        )
+        try:
+            async with self._turns.open(request) as answer:
+                if answer.status >= 400:
+                    raise await _refused(answer.status, [c async for c in answer.chunks()])
+                yield Routed(answer.decision)
+                splitter, reader = SseSplitter(), ChunkReader()
+                async for piece in answer.chunks():
+                    for event in splitter.feed(piece):
+                        for value in reader.feed(event.data):
+                            yield value
+                yield reader.done()
+        except RequestError as error:
+            raise ModelError(
+                error.message,
+                code=error.code or "engine_failed",
+                retry=isinstance(error, RateLimited | Unavailable | UpstreamError),
+            ) from error
+
+
+async def _refused(status: int, body: list[bytes]) -> ModelError:
+    """An engine's own refusal. Its words may quote the prompt, so only the status is kept."""
+    retry = status >= 500 or status in (408, 429)
+    context = status == 400 and b"context length" in b"".join(body)
+    code = "context_length_exceeded" if context else "engine_refused"
+    said = "the prompt is longer than the model's context" if context else f"status {status}"
+    return ModelError(f"the engine refused the turn: {said}", code=code, retry=retry)
+
+
+class ChunkReader:
+    """Chat completion chunks → model events."""
+
+    def __init__(self) -> None:
+        self._index: int | None = None
+        self._reply: StringField | None = None
+        self._finish = ""
+        self._usage = _Usage()
+
+    def feed(self, data: bytes) -> list[ModelEvent]:
+        """One event's data. Raises ModelError for what is not a chunk."""
+        if data == b"[DONE]":
+            return []
+        try:
+            chunk = _chunk.decode(data)
+        except (msgspec.DecodeError, UnicodeError):
+            raise _broken("a chunk that is not valid") from None
+        if chunk.error is not None:
+            raise _broken("an error in mid-stream")
+        if chunk.usage is not None:
+            self._usage = chunk.usage
+        events: list[ModelEvent] = []
+        for choice in chunk.choices:
+            if choice.delta is not None:
+                self._delta(choice.delta, events)
+            if choice.finish_reason:
+                self._finish = choice.finish_reason
+        return events
+
+    def _delta(self, delta: _Delta, events: list[ModelEvent]) -> None:
+        if delta.content:
+            events.append(TextDelta(delta.content))
+        for call in delta.tool_calls or ():
+            function = call.function or _Function()
+            if call.index != self._index:
+                if self._index is not None and call.index < self._index:
+                    raise _broken("the pieces of two calls mixed up")
+                self._index = call.index
+                self._reply = StringField("text") if function.name == REPLY else None
+                events.append(CallStart(function.name or ""))
+            if function.arguments:
+                events.append(ArgumentsDelta(function.arguments))
+                if self._reply is not None and (text := self._reply.feed(function.arguments)):
+                    events.append(TextDelta(text))
+
+    def done(self) -> Done:
+        """After the last chunk. Raises ModelError when the stream ended too early."""
+        if not self._finish:
+            raise _broken("a stream without its end")
+        details = self._usage.prompt_tokens_details
+        return Done(
+            finish_reason=self._finish,
+            prompt_tokens=self._usage.prompt_tokens,
+            cached_tokens=(details and details.cached_tokens) or 0,
+            output_tokens=self._usage.completion_tokens,
+        )
+
+
+def _broken(what: str) -> ModelError:
+    return ModelError(f"the engine sent {what}", code="engine_failed", retry=True)

@@ -1,0 +1,158 @@
+"""The output of a response as it grows: which items there are, over turns and attempts.
+
+    begin(attempt) ─ delta* ─ result │ cut    then tool_result*, then the next attempt
+
+Ids come from (response, step, attempt, index), so a replay of the log gives the same ones. What
+an attempt streamed is open until the model's whole answer is in the log: `result` brings each item
+to what the answer says and closes it, `cut` closes what is open as `incomplete`. A further attempt
+of the same step replaces all items of the ones before.
+"""
+
+from __future__ import annotations
+
+from orchestrator.events import Item, ModelResult, OutputDelta, ToolResult
+from orchestrator.machine import replies
+from orchestrator.output_items import Emitted, FunctionCall, FunctionCallOutput, Message
+from orchestrator.reply import REPLY
+
+Attempt = tuple[int, int]
+"""Step and attempt."""
+
+
+class Output:
+    """The items of one response; every method returns the streaming events it gives rise to."""
+
+    def __init__(self, response_id: str) -> None:
+        self._id = response_id.removeprefix("resp_")
+        self._items: list[Message | FunctionCall | FunctionCallOutput] = []
+        self._replaced: set[str] = set()
+        self._attempt: Attempt = (0, 0)
+        self._of_attempt: list[Message | FunctionCall] = []
+        self._blank = ""
+        self._answered: set[str] = set()
+
+    def items(self) -> list[Item]:
+        """All items so far but those that a later attempt replaced."""
+        return [item.as_item() for item in self._items if item.item_id not in self._replaced]
+
+    def begin(self, attempt: Attempt) -> list[Emitted]:
+        """A new attempt replaces all that earlier attempts of its step have streamed."""
+        emitted = self.cut()
+        if attempt[0] == self._attempt[0]:
+            self._replaced.update(item.item_id for item in self._of_attempt)
+        self._attempt = attempt
+        self._of_attempt = []
+        self._blank = ""
+        return emitted
+
+    def cut(self) -> list[Emitted]:
+        """Close what is open: its attempt came to nothing, or left it unfinished."""
+        still_open = [item for item in self._of_attempt if item.is_open]
+        return [event for item in still_open for event in item.close("incomplete")]
+
+    def delta(self, event: OutputDelta) -> list[Emitted]:
+        """A batch of streamed output; what a superseded attempt still wrote is not shown."""
+        if (event.step, event.attempt) != self._attempt:
+            return []
+        if event.kind == "text":
+            return self._text(event.text)
+        call = self._call(event.call_id)
+        emitted: list[Emitted] = []
+        if call is None:
+            if event.kind != "call" or event.name == REPLY:
+                return []
+            call, emitted = self._open_call(event.call_id, event.name)
+        return [*emitted, *(call.grow(event.text) if event.text else [])]
+
+    def _text(self, text: str) -> list[Emitted]:
+        message = self._message()
+        if message is not None:
+            return message.grow(text)
+        # Engines put blank lines before a call; they are kept back until there is text.
+        self._blank += text
+        if not self._blank.strip():
+            return []
+        text, self._blank = self._blank, ""
+        message, emitted = self._open_message()
+        return [*emitted, *message.grow(text)]
+
+    def result(self, event: ModelResult) -> list[Emitted]:
+        """The whole answer. A reply is shown as its text; calls beside it do not run."""
+        if (event.step, event.attempt) != self._attempt:
+            return []
+        emitted: list[Emitted] = []
+        if event.text.strip():
+            message = self._message()
+            if message is None or not event.text.startswith(message.text):
+                emitted += self._withdraw(message)
+                message, opened = self._open_message()
+                emitted += opened
+            emitted += _complete(message, event.text, _status(event))
+        for wanted in () if replies(event) else event.calls:
+            if wanted.name == REPLY:
+                continue
+            call = self._call(wanted.call_id)
+            if call is None or not wanted.arguments.startswith(call.text):
+                emitted += self._withdraw(call)
+                call, opened = self._open_call(wanted.call_id, wanted.name)
+                emitted += opened
+            emitted += _complete(call, wanted.arguments, "completed")
+        # The answer does not hold it: half a call, or a reply that could not be used.
+        for item in [item for item in self._of_attempt if item.is_open]:
+            emitted += self._withdraw(item)
+        return emitted
+
+    def _withdraw(self, item: Message | FunctionCall | None) -> list[Emitted]:
+        # What was sent cannot be unsaid inside its item: another item takes its place.
+        if item is None:
+            return []
+        self._replaced.add(item.item_id)
+        return item.close("incomplete")
+
+    def tool_result(self, event: ToolResult) -> list[Emitted]:
+        """What a call gave that the server ran; its place among the turn's calls makes its id."""
+        calls = [item for item in self._of_attempt if isinstance(item, FunctionCall)]
+        for index, call in enumerate(calls):
+            item_id = self._item_id("fco", index)
+            if call.call_id == event.call_id and item_id not in self._answered:
+                self._answered.add(item_id)
+                place = len(self._items)
+                output = FunctionCallOutput(item_id, place, event.call_id, event.output)
+                self._items.append(output)
+                return output.show()
+        return []
+
+    def _item_id(self, prefix: str, index: int) -> str:
+        step, attempt = self._attempt
+        return f"{prefix}_{self._id}_{step}_{attempt}_{index}"
+
+    def _open_message(self) -> tuple[Message, list[Emitted]]:
+        message = Message(self._item_id("msg", len(self._of_attempt)), len(self._items))
+        self._items.append(message)
+        self._of_attempt.append(message)
+        return message, message.open()
+
+    def _open_call(self, call_id: str, name: str) -> tuple[FunctionCall, list[Emitted]]:
+        item_id = self._item_id("fc", len(self._of_attempt))
+        call = FunctionCall(item_id, len(self._items), call_id, name)
+        self._items.append(call)
+        self._of_attempt.append(call)
+        return call, call.open()
+
+    def _message(self) -> Message | None:
+        return next((x for x in self._of_attempt if isinstance(x, Message) and x.is_open), None)
+
+    def _call(self, call_id: str) -> FunctionCall | None:
+        calls = (x for x in self._of_attempt if isinstance(x, FunctionCall) and x.is_open)
+        return next((call for call in calls if call.call_id == call_id), None)
+
+
+def _complete(item: Message | FunctionCall, whole: str, status: str) -> list[Emitted]:
+    """Send what is still missing, then close."""
+    missing = whole[len(item.text) :]
+    return [*(item.grow(missing) if missing else []), *item.close(status)]
+
+
+def _status(event: ModelResult) -> str:
+    cut_short = event.finish_reason in ("length", "content_filter")
+    return "incomplete" if cut_short else "completed"

@@ -1,0 +1,258 @@
+"""What the SQLite journal's writer thread does to the file, one batch at a time.
+
+    commit(batch)   BEGIN, each operation in order, one INSERT for all events, COMMIT
+                    └ an operation that is refused (Fenced, AlreadyAccepted) has written nothing
+                      and fails alone; any error of SQLite fails the whole batch
+
+sqlite3 gives up Python's global lock in every statement and may wait long to get it back, so a
+batch uses few statements: rows go in by the hundred.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from orchestrator.clock import Clock
+from orchestrator.events import AnyEvent, ResponseAccepted, ResponseFinished
+from orchestrator.journal import AlreadyAccepted, Fenced, JournalFull, Lease, ResponseRef
+from serving.errors import WarmloopError
+
+MAX_HEADS = 16_384
+"""Conversations whose newest seq and fence are kept in memory."""
+
+# -- Named queries. --
+
+# A conversation's fence and lease.
+HEAD = "SELECT id, fence, owner, expires_at FROM conversations WHERE name = ?"
+
+# The newest place of a log.
+LAST = "SELECT seq FROM events WHERE conversation = ? ORDER BY seq DESC LIMIT 1"
+
+# A new conversation.
+CREATE = "INSERT INTO conversations (name) VALUES (?)"
+
+# A lease that was granted, renewed or given up.
+SET_LEASE = "UPDATE conversations SET fence = ?, owner = ?, expires_at = ? WHERE id = ?"
+
+# Index a response that was accepted.
+ADD_RESPONSE = (
+    "INSERT INTO responses (id, conversation, first_seq, idempotency_key) VALUES (?, ?, ?, ?)"
+)
+
+# Who used this Idempotency-Key.
+FIND_KEY = """
+SELECT r.id, c.name, r.first_seq FROM responses r JOIN conversations c ON c.id = r.conversation
+WHERE r.idempotency_key = ?
+"""
+
+# A response that ended.
+END_RESPONSE = "UPDATE responses SET finished = 1 WHERE id = ?"
+
+# Events, so many rows at once; few sizes, so that the statements stay prepared.
+ROWS = (256, 32, 8, 4, 3, 2, 1)
+ADD_EVENTS = {n: f"INSERT INTO events VALUES {', '.join(['(?,?,?)'] * n)}" for n in ROWS}
+
+
+class Operation:
+    """Something for the writer, and the future of whoever waits for it."""
+
+    __slots__ = ("error", "future", "loop", "result")
+    durable = False
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self.result: Any = None
+        self.error: WarmloopError | None = None
+
+    def apply(self, writer: Writer) -> Any:
+        raise NotImplementedError
+
+
+class Append(Operation):
+    __slots__ = ("durable", "events", "first_seq", "lease", "payloads")  # type: ignore[misc]
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        lease: Lease,
+        events: Sequence[AnyEvent],
+        payloads: list[str],
+        durable: bool,
+    ) -> None:
+        super().__init__(loop)
+        self.lease = lease
+        self.events = events
+        self.payloads = payloads
+        self.durable = durable
+        self.first_seq = 0
+
+    def apply(self, writer: Writer) -> int:
+        return writer.append(self)
+
+
+class Renew(Operation):
+    __slots__ = ("conversation", "owner", "ttl_s")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, conversation: str, owner: str, ttl_s: float
+    ) -> None:
+        super().__init__(loop)
+        self.conversation = conversation
+        self.owner = owner
+        self.ttl_s = ttl_s
+
+    def apply(self, writer: Writer) -> Lease | None:
+        return writer.renew(self.conversation, self.owner, self.ttl_s)
+
+
+class Write(Operation):
+    __slots__ = ("action",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, action: Callable[[Writer], object]) -> None:
+        super().__init__(loop)
+        self.action = action
+
+    def apply(self, writer: Writer) -> object:
+        return self.action(writer)
+
+
+class _Head:
+    """What the newest committed state of a conversation is; true, since nobody else writes."""
+
+    __slots__ = ("expires_at", "fence", "owner", "rowid", "seq")
+
+    def __init__(self, rowid: int, fence: int, owner: str, expires_at: float, seq: int) -> None:
+        self.rowid = rowid
+        self.fence = fence
+        self.owner = owner
+        self.expires_at = expires_at
+        self.seq = seq
+
+
+class Writer:
+    """Owns the writing connection; used by the writer thread alone."""
+
+    def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._execute = connection.cursor().execute
+        self._clock = clock
+        self._heads: OrderedDict[str, _Head] = OrderedDict()
+        self._rows: list[int | str] = []
+        self._synced = True
+
+    def commit(self, batch: Sequence[Operation]) -> None:
+        """Do all of the batch and commit it; results and errors are left in the operations."""
+        try:
+            self._sync(any(operation.durable for operation in batch))
+            self._execute("BEGIN IMMEDIATE")
+            for operation in batch:
+                try:
+                    operation.result = operation.apply(self)
+                except (Fenced, AlreadyAccepted) as refused:
+                    operation.error = refused
+            self._insert_rows()
+            self._execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            self._undo()
+            for operation in batch:
+                operation.error = JournalFull(f"the journal cannot store anything: {error}")
+                if isinstance(operation, Append):
+                    operation.first_seq = 0
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def append(self, operation: Append) -> int:
+        head = self._head(operation.lease.conversation)
+        if head.fence != operation.lease.token:
+            raise Fenced(
+                f"{operation.lease.conversation}: another worker holds this conversation now"
+            )
+        seq = first = head.seq + 1
+        for event in operation.events:
+            kind = type(event)
+            # Refuse before anything of this append is written: it must be all or nothing.
+            if kind is ResponseAccepted and event.idempotency_key:  # type: ignore[union-attr]
+                self._refuse_used(event.idempotency_key)  # type: ignore[union-attr]
+        rows = self._rows
+        for event, payload in zip(operation.events, operation.payloads, strict=True):
+            kind = type(event)
+            if kind is ResponseAccepted:
+                self._accept(event, head, seq)  # type: ignore[arg-type]
+            elif kind is ResponseFinished:
+                self._execute(END_RESPONSE, (event.response_id,))  # type: ignore[union-attr]
+            rows += (head.rowid, seq, payload)
+            seq += 1
+        head.seq = seq - 1
+        operation.first_seq = first if operation.events else 0
+        return head.seq
+
+    def renew(self, conversation: str, owner: str, ttl_s: float) -> Lease | None:
+        head = self._head(conversation)
+        now = self._clock.now()
+        if head.owner != owner:
+            if head.owner and head.expires_at > now:
+                return None
+            head.fence += 1
+            head.owner = owner
+        head.expires_at = now + ttl_s
+        self._execute(SET_LEASE, (head.fence, head.owner, head.expires_at, head.rowid))
+        return Lease(conversation, owner, head.fence, head.expires_at)
+
+    def release(self, lease: Lease) -> None:
+        head = self._head(lease.conversation)
+        if head.fence == lease.token and head.owner == lease.owner:
+            head.owner, head.expires_at = "", 0.0
+            self._execute(SET_LEASE, (head.fence, "", 0.0, head.rowid))
+
+    def _refuse_used(self, key: str) -> None:
+        if row := self._execute(FIND_KEY, (key,)).fetchone():
+            raise AlreadyAccepted(ResponseRef(*row))
+
+    def _accept(self, event: ResponseAccepted, head: _Head, seq: int) -> None:
+        key = event.idempotency_key or None
+        self._execute(ADD_RESPONSE, (event.response_id, head.rowid, seq, key))
+
+    def _head(self, name: str) -> _Head:
+        head = self._heads.get(name)
+        if head is not None:
+            self._heads.move_to_end(name)
+            return head
+        row = self._execute(HEAD, (name,)).fetchone()
+        if row is None:
+            rowid = self._execute(CREATE, (name,)).lastrowid
+            head = _Head(int(rowid or 0), 0, "", 0.0, 0)
+        else:
+            self._insert_rows()  # rows that wait may be this conversation's
+            last = self._execute(LAST, (row[0],)).fetchone()
+            head = _Head(*row, last[0] if last else 0)
+        self._heads[name] = head
+        if len(self._heads) > MAX_HEADS:
+            self._heads.popitem(last=False)
+        return head
+
+    def _insert_rows(self) -> None:
+        rows, self._rows = self._rows, []
+        at, left = 0, len(rows) // 3
+        for size in ROWS:
+            while left >= size:
+                self._execute(ADD_EVENTS[size], rows[at : at + 3 * size])
+                at += 3 * size
+                left -= size
+
+    def _sync(self, durable: bool) -> None:
+        if durable != self._synced:
+            self._execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._synced = durable
+
+    def _undo(self) -> None:
+        # What is in memory ran ahead of the file: forget it.
+        self._heads.clear()
+        self._rows = []
+        if self._connection.in_transaction:
+            self._connection.rollback()

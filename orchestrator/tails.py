@@ -1,0 +1,100 @@
+"""The ends of the logs that are being written, in memory: who follows a response reads them here.
+
+A store publishes what it has stored; followers wait for it and read it without asking the store.
+Bounded in bytes: the conversations that were longest without news go first, and are then read
+from the store again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from orchestrator.events import AnyEvent
+from orchestrator.journal import Recorded
+
+EVENT_BYTES = 256
+"""What an event in memory takes beside its payload, roughly."""
+
+
+class _Tail:
+    __slots__ = ("entries", "first", "size")
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.entries: list[Recorded] = []
+        self.size = 0
+
+
+class Tails:
+    """The newest events of the conversations with news, and those who wait for more."""
+
+    def __init__(self, max_bytes: int = 64 * 2**20, max_tail_bytes: int = 2**20) -> None:
+        self._max_bytes = max_bytes
+        self._max_tail_bytes = max_tail_bytes
+        self._tails: OrderedDict[str, _Tail] = OrderedDict()
+        self._size = 0
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+
+    def publish(
+        self, conversation: str, first: int, events: Sequence[AnyEvent], payload_bytes: int
+    ) -> None:
+        """These events are stored, the first of them at seq `first`."""
+        tail = self._tails.get(conversation)
+        if tail is None or tail.first + len(tail.entries) != first:
+            self._drop(conversation)
+            tail = self._tails[conversation] = _Tail(first)
+        for seq, event in enumerate(events, first):
+            tail.entries.append(Recorded(seq, event))
+        size = payload_bytes + EVENT_BYTES * len(events)
+        tail.size += size
+        self._size += size
+        self._tails.move_to_end(conversation)
+        if tail.size > self._max_tail_bytes:
+            self._halve(tail)
+        while self._size > self._max_bytes and len(self._tails) > 1:
+            self._drop(next(iter(self._tails)))
+        for waiter in self._waiting.pop(conversation, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def read(self, conversation: str, after: int) -> list[Recorded] | None:
+        """Events with seq > `after`; None when the store must be asked."""
+        tail = self._tails.get(conversation)
+        if tail is None or after + 1 < tail.first:
+            return None
+        return tail.entries[after + 1 - tail.first :]
+
+    def last(self, conversation: str) -> int | None:
+        """The newest seq; None when the store must be asked."""
+        tail = self._tails.get(conversation)
+        return tail.first + len(tail.entries) - 1 if tail else None
+
+    def news(self, conversation: str) -> asyncio.Future[None]:
+        """Done with the next publication of that conversation. Cancel it when you give up."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(conversation, []).append(waiter)
+        return waiter
+
+    def give_up(self, conversation: str, waiter: asyncio.Future[None]) -> None:
+        """Nobody waits for this one any more."""
+        waiter.cancel()
+        waiting = self._waiting.get(conversation)
+        if waiting and waiter in waiting:
+            waiting.remove(waiter)
+            if not waiting:
+                del self._waiting[conversation]
+
+    def _halve(self, tail: _Tail) -> None:
+        # Half at a time, so that a long log costs O(1) an event.
+        kept = len(tail.entries) // 2
+        tail.first += len(tail.entries) - kept
+        tail.entries = tail.entries[-kept:] if kept else []
+        self._size -= tail.size - tail.size // 2
+        tail.size //= 2
+
+    def _drop(self, conversation: str) -> None:
+        tail = self._tails.pop(conversation, None)
+        if tail is not None:
+            self._size -= tail.size

@@ -1,0 +1,82 @@
+"""May it go now? Permits: how many requests are on their way to engines, and to which.
+
+A permit is taken before a replica is chosen and travels with the stream: leaving its context frees
+it, whether the answer ended, the engine failed or the client hung up. Counts are exact at every
+moment, since one event loop holds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
+
+from serving.errors import RateLimited
+
+
+class Permit:
+    """The right to have one request in flight. A context manager; freed once."""
+
+    __slots__ = ("_admission", "_replica")
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._replica: str | None = None
+
+    def __enter__(self) -> Permit:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._admission._free(self._replica)
+
+    def use(self, replica: str) -> None:
+        """Count this request at `replica`, and no longer where it was counted before."""
+        self._admission._move(self._replica, replica)
+        self._replica = replica
+
+
+class Admission:
+    """At most `max_inflight` permits, all models together."""
+
+    def __init__(self, max_inflight: int) -> None:
+        self._max_inflight = max_inflight
+        self._total = 0
+        self._by_replica: dict[str, int] = {}
+
+    @property
+    def total(self) -> int:
+        return self._total
+
+    @property
+    def by_replica(self) -> Mapping[str, int]:
+        """Requests in flight by replica; replicas with none are absent."""
+        return MappingProxyType(self._by_replica)
+
+    def admit(self) -> Permit:
+        """A permit, counted from now. Raises RateLimited when all are taken."""
+        if self._total >= self._max_inflight:
+            raise RateLimited(
+                f"{self._total} requests are in flight, as many as front.max_inflight allows; "
+                "try again shortly",
+                retry_after_s=1,
+            )
+        self._total += 1
+        return Permit(self)
+
+    def _move(self, old: str | None, new: str | None) -> None:
+        if old is not None:
+            left = self._by_replica[old] - 1
+            if left:
+                self._by_replica[old] = left
+            else:
+                del self._by_replica[old]
+        if new is not None:
+            self._by_replica[new] = self._by_replica.get(new, 0) + 1
+
+    def _free(self, replica: str | None) -> None:
+        self._total -= 1
+        self._move(replica, None)

@@ -1,0 +1,107 @@
+"""One JSON line to stderr for each request, and for each record of stdlib logging.
+
+A line says who asked for what, where it went and why, what it cost and how long it took. It never
+says what was asked or answered: no prompt, no tool argument, no header but the request id. For the
+same reason an exception is logged by its type and its frames; its text only where it is one of ours
+or the operating system's, since others quote their input.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+import msgspec
+
+from serving.errors import WarmloopError
+
+Sink = Callable[[bytes], None]
+
+
+class TurnRecord(msgspec.Struct, omit_defaults=True):
+    """The log line of one request; filled in as it goes. Times in seconds."""
+
+    time: str
+    request_id: str
+    route: str
+    status: int = 0
+    model: str = ""
+    replica: str = ""
+    reason: str = ""
+    turn_type: str = ""
+    identity: str = ""
+    """Where the session's key came from, never the key."""
+    attempts: int = 0
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    output_tokens: int | None = None
+    first_byte_s: float | None = None
+    total_s: float | None = None
+    error: str = ""
+    """The error's code; `hung_up` when the client left before the end."""
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def utc_now() -> str:
+    """The time as RFC 3339 in UTC, to the millisecond."""
+    now = time.time()
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+    return f"{seconds}.{int(now % 1 * 1000):03d}Z"
+
+
+def to_stderr(line: bytes) -> None:
+    """The default sink. One write a line, so that lines of several processes do not mix."""
+    try:
+        os.write(2, line)
+    except OSError:  # a closed or full stderr must not fail a request
+        return
+
+
+def write(record: TurnRecord, sink: Sink = to_stderr) -> None:
+    sink(_encode(record) + b"\n")
+
+
+class JsonFormatter(logging.Formatter):
+    """A stdlib record as one JSON line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+        line: dict[str, object] = {
+            "time": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            line["exception"] = describe(record.exc_info[1])
+        return _encode(line).decode()
+
+
+def describe(error: BaseException) -> dict[str, object]:
+    """An exception without its text, unless the text is known to hold no content."""
+    frames = traceback.extract_tb(error.__traceback__)[-12:]
+    described: dict[str, object] = {
+        "type": type(error).__name__,
+        "frames": [f"{f.filename}:{f.lineno} {f.name}" for f in frames],
+    }
+    if isinstance(error, WarmloopError | OSError):
+        described["message"] = str(error)
+    return described
+
+
+def install(level: int = logging.INFO) -> None:
+    """Send stdlib logging to stderr as JSON lines. Call it once, when the process starts."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
