@@ -192,16 +192,15 @@ def print_status(out: Console, run: RunFile, health: Json) -> None:
     for name in ("model", "replica", "state", "running", "waiting", "KV", "hit rate", "reason"):
         table.add_column(name)
     for engine in health["engines"]:
-        load = engine["load"]
-        queried = load["queried_tokens"]
+        queried = engine["queried_tokens"]
         table.add_row(
             engine["model"],
             engine["replica"],
-            engine["state"],
-            str(load["running"]),
-            str(load["waiting"]),
-            f"{load['kv_usage']:.0%}",
-            f"{load['hit_tokens'] / queried:.0%}" if queried else "-",
+            "ejected" if engine["ejected"] else engine["state"],
+            str(engine["running"]),
+            str(engine["waiting"]),
+            f"{engine['kv_usage']:.0%}",
+            f"{engine['hit_tokens'] / queried:.0%}" if queried else "-",
             engine["reason"],
         )
     out.print(table)

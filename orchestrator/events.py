@@ -34,9 +34,11 @@ class Event(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
 
 class ConversationStarted(Event, frozen=True, tag="conversation_started", omit_defaults=True):
     agent: str
-    """`name@version`, or a bare model name for a conversation without an agent."""
+    """`name@version`, or a bare model name for a conversation without an agent. Empty: its first
+    response settles it, in a second event of this type."""
     at: float
     tenant: str = ""
+    metadata: dict[str, str] = {}
 
 
 class HistoryImported(Event, frozen=True, tag="history_imported", omit_defaults=True):

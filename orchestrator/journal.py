@@ -34,7 +34,7 @@ class JournalBusy(WarmloopError):
 
 
 class AlreadyAccepted(WarmloopError):
-    """A response is already stored under this Idempotency-Key; nothing was stored now."""
+    """A response is already stored under this Idempotency-Key or id; nothing was stored now."""
 
     def __init__(self, ref: ResponseRef) -> None:
         super().__init__(f"already accepted as {ref.response_id}")

@@ -26,15 +26,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.events import AnyEvent, decode, encode
 from orchestrator.journal import JournalBusy, JournalFull, Lease, Recorded, ResponseRef
 from orchestrator.sqlite_writer import Append, Operation, Renew, Write, Writer
 from orchestrator.tails import Tails
-
-T = TypeVar("T")
 
 MAX_BATCH = 2048
 """Operations in one transaction: bounds how long the first of them waits."""
@@ -127,22 +125,13 @@ class SqliteJournal:
         return await self._refs(UNFINISHED)
 
     async def wait(self, conversation: str, after: int, timeout_s: float) -> bool:
-        # Listen before looking: what is stored in between must not be missed.
-        news = self._tails.news(conversation)
-        timer = None
-        try:
+        async def stored() -> bool:
             last = self._tails.last(conversation)
             if last is None:
                 last = next(iter(await self._ask(LAST, conversation)), (0,))[0]
-            if last > after:
-                return True
-            timer = self._clock.call_later(timeout_s, news.cancel)
-            await asyncio.wait([news])
-            return not news.cancelled()
-        finally:
-            if timer is not None:
-                timer.cancel()
-            self._tails.give_up(conversation, news)
+            return last > after
+
+        return await self._tails.wait(conversation, timeout_s, self._clock, stored)
 
     async def close(self) -> None:
         if self._closed:
@@ -163,8 +152,8 @@ class SqliteJournal:
     async def _refs(self, query: str, *values: str) -> list[ResponseRef]:
         return [ResponseRef(*row) for row in await self._ask(query, *values)]
 
-    async def _ask(self, query: str, *values: str | int) -> list[tuple[int, str]]:
-        def fetch() -> list[tuple[int, str]]:
+    async def _ask(self, query: str, *values: str | int) -> list[tuple[Any, ...]]:
+        def fetch() -> list[tuple[Any, ...]]:
             try:
                 return self._reading.execute(query, values).fetchall()
             except sqlite3.Error as error:

@@ -4,7 +4,8 @@
                   or ModelError(retry or not), at any point
 
 `RouterModel` is the real one: it hands the rendered bytes to the router in this process and reads
-the engine's SSE. What the `reply` tool says arrives as text, piece by piece.
+the engine's SSE. A call of the built-in `reply` tool is a call like any other here; `answer.py`
+makes text of it, whichever client it came from.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from typing import Protocol
 
 import msgspec
 
-from orchestrator.partial_json import StringField
-from orchestrator.reply import REPLY
 from router.turn import Decision, TurnRequest, Turns
 from serving.config import TurnType
 from serving.errors import RateLimited, RequestError, Unavailable, UpstreamError, WarmloopError
@@ -56,7 +55,7 @@ class CallStart:
 
 @dataclass(frozen=True, slots=True)
 class ArgumentsDelta:
-    """More of the newest call's arguments. For `reply` its text comes as TextDelta, too."""
+    """More of the newest call's arguments."""
 
     text: str
 
@@ -181,7 +180,6 @@ class ChunkReader:
 
     def __init__(self) -> None:
         self._index: int | None = None
-        self._reply: StringField | None = None
         self._finish = ""
         self._usage = _Usage()
 
@@ -214,12 +212,9 @@ class ChunkReader:
                 if self._index is not None and call.index < self._index:
                     raise _broken("the pieces of two calls mixed up")
                 self._index = call.index
-                self._reply = StringField("text") if function.name == REPLY else None
                 events.append(CallStart(function.name or ""))
             if function.arguments:
                 events.append(ArgumentsDelta(function.arguments))
-                if self._reply is not None and (text := self._reply.feed(function.arguments)):
-                    events.append(TextDelta(text))
 
     def done(self) -> Done:
         """After the last chunk. Raises ModelError when the stream ended too early."""

@@ -43,10 +43,10 @@ ADD_RESPONSE = (
     "INSERT INTO responses (id, conversation, first_seq, idempotency_key) VALUES (?, ?, ?, ?)"
 )
 
-# Who used this Idempotency-Key.
-FIND_KEY = """
+# Who used this Idempotency-Key, or this id.
+FIND_USED = """
 SELECT r.id, c.name, r.first_seq FROM responses r JOIN conversations c ON c.id = r.conversation
-WHERE r.idempotency_key = ?
+WHERE r.idempotency_key = ? OR r.id = ?
 """
 
 # A response that ended.
@@ -54,7 +54,8 @@ END_RESPONSE = "UPDATE responses SET finished = 1 WHERE id = ?"
 
 # Events, so many rows at once; few sizes, so that the statements stay prepared.
 ROWS = (256, 32, 8, 4, 3, 2, 1)
-ADD_EVENTS = {n: f"INSERT INTO events VALUES {', '.join(['(?,?,?)'] * n)}" for n in ROWS}
+# (S608: all that is put together here is question marks)
+ADD_EVENTS = {n: "INSERT INTO events VALUES " + ", ".join(["(?,?,?)"] * n) for n in ROWS}  # noqa: S608
 
 
 class Operation:
@@ -74,7 +75,7 @@ class Operation:
 
 
 class Append(Operation):
-    __slots__ = ("durable", "events", "first_seq", "lease", "payloads")  # type: ignore[misc]
+    __slots__ = ("durable", "events", "first_seq", "lease", "payloads")
 
     def __init__(
         self,
@@ -157,7 +158,7 @@ class Writer:
                     operation.error = refused
             self._insert_rows()
             self._execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
+        except Exception as error:  # whatever it was: nothing is stored, and nobody may hang
             self._undo()
             for operation in batch:
                 operation.error = JournalFull(f"the journal cannot store anything: {error}")
@@ -175,17 +176,15 @@ class Writer:
             )
         seq = first = head.seq + 1
         for event in operation.events:
-            kind = type(event)
             # Refuse before anything of this append is written: it must be all or nothing.
-            if kind is ResponseAccepted and event.idempotency_key:  # type: ignore[union-attr]
-                self._refuse_used(event.idempotency_key)  # type: ignore[union-attr]
+            if isinstance(event, ResponseAccepted):
+                self._refuse_used(event)
         rows = self._rows
         for event, payload in zip(operation.events, operation.payloads, strict=True):
-            kind = type(event)
-            if kind is ResponseAccepted:
-                self._accept(event, head, seq)  # type: ignore[arg-type]
-            elif kind is ResponseFinished:
-                self._execute(END_RESPONSE, (event.response_id,))  # type: ignore[union-attr]
+            if isinstance(event, ResponseAccepted):
+                self._accept(event, head, seq)
+            elif isinstance(event, ResponseFinished):
+                self._execute(END_RESPONSE, (event.response_id,))
             rows += (head.rowid, seq, payload)
             seq += 1
         head.seq = seq - 1
@@ -210,8 +209,9 @@ class Writer:
             head.owner, head.expires_at = "", 0.0
             self._execute(SET_LEASE, (head.fence, "", 0.0, head.rowid))
 
-    def _refuse_used(self, key: str) -> None:
-        if row := self._execute(FIND_KEY, (key,)).fetchone():
+    def _refuse_used(self, event: ResponseAccepted) -> None:
+        key = event.idempotency_key or None
+        if row := self._execute(FIND_USED, (key, event.response_id)).fetchone():
             raise AlreadyAccepted(ResponseRef(*row))
 
     def _accept(self, event: ResponseAccepted, head: _Head, seq: int) -> None:
@@ -230,7 +230,7 @@ class Writer:
         else:
             self._insert_rows()  # rows that wait may be this conversation's
             last = self._execute(LAST, (row[0],)).fetchone()
-            head = _Head(*row, last[0] if last else 0)
+            head = _Head(row[0], row[1], row[2], row[3], last[0] if last else 0)
         self._heads[name] = head
         if len(self._heads) > MAX_HEADS:
             self._heads.popitem(last=False)

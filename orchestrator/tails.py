@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
+from orchestrator.clock import Clock
 from orchestrator.events import AnyEvent
 from orchestrator.journal import Recorded
 
+Look = Callable[[], Awaitable[bool]]
 EVENT_BYTES = 256
 """What an event in memory takes beside its payload, roughly."""
 
@@ -71,20 +73,30 @@ class Tails:
         tail = self._tails.get(conversation)
         return tail.first + len(tail.entries) - 1 if tail else None
 
-    def news(self, conversation: str) -> asyncio.Future[None]:
-        """Done with the next publication of that conversation. Cancel it when you give up."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(conversation, []).append(waiter)
-        return waiter
+    async def wait(
+        self, conversation: str, timeout_s: float, clock: Clock, look: Look | None = None
+    ) -> bool:
+        """Until the next publication of that conversation; False when time is up.
 
-    def give_up(self, conversation: str, waiter: asyncio.Future[None]) -> None:
-        """Nobody waits for this one any more."""
-        waiter.cancel()
-        waiting = self._waiting.get(conversation)
-        if waiting and waiter in waiting:
-            waiting.remove(waiter)
+        `look` looks into the store once the wait has begun, and ends it by returning True: what is
+        stored between a look and a wait must not be missed.
+        """
+        news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(conversation, []).append(news)
+        timer = clock.call_later(timeout_s, news.cancel)
+        try:
+            if look is not None and await look():
+                return True
+            await asyncio.wait([news])
+            return not news.cancelled()
+        finally:
+            timer.cancel()
+            news.cancel()
+            waiting = self._waiting.get(conversation, [])
+            if news in waiting:
+                waiting.remove(news)
             if not waiting:
-                del self._waiting[conversation]
+                self._waiting.pop(conversation, None)
 
     def _halve(self, tail: _Tail) -> None:
         # Half at a time, so that a long log costs O(1) an event.

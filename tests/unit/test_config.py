@@ -1,0 +1,252 @@
+"""What a mistake in a stack file gets: one line that names the field, the value and the fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from serving import config as configs
+from serving.config import Source, StackConfig, expand_range
+from serving.errors import ConfigError
+
+MINIMAL = """
+models:
+  small: {engine: simulated}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "stack.yaml"
+    path.write_text(dedent(text), encoding="utf-8")
+    return path
+
+
+def mistakes(folder: Path, text: str) -> list[str]:
+    """Each line of the error, without the file's name in front."""
+    path = write(folder, text)
+    with pytest.raises(ConfigError) as caught:
+        configs.load(path)
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"{path}: ") for line in lines)
+    return [line.removeprefix(f"{path}: ") for line in lines]
+
+
+def loaded(folder: Path, text: str) -> StackConfig:
+    return configs.load(write(folder, text))
+
+
+def test_a_model_without_weights_needs_one_line(tmp_path: Path) -> None:
+    stack = loaded(tmp_path, MINIMAL)
+    assert stack.models["small"].engine == "simulated"
+    assert stack.front.port == 8400
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("modles: {}", "modles: unknown key; did you mean 'models'?"),
+        (
+            "models: {small: {engine: simulated, replica: 2}}",
+            "models.small.replica: unknown key; did you mean 'replicas'?",
+        ),
+        (
+            "models: {small: {engine: simulated, prices: {chached: 1}}}",
+            "models.small.prices.chached: unknown key; did you mean 'cached'?",
+        ),
+        (
+            "models: {small: {engine: simulated}}\nagents: {desk: {limits: {max_turn: 3}}}",
+            "agents.desk.limits.max_turn: unknown key; did you mean 'max_turns'?",
+        ),
+        (
+            "models: {small: {engine: simulated}}\nfront: {prot: 1}",
+            "front.prot: unknown key; did you mean 'port'?",
+        ),
+        (
+            "models: {small: {engine: vllm, sources: [{pypy: {}}]}}",
+            "models.small.sources.0.pypy: unknown key; did you mean 'pypi'?",
+        ),
+    ],
+)
+def test_an_unknown_key_gets_the_nearest_valid_one(tmp_path: Path, text: str, said: str) -> None:
+    assert said in mistakes(tmp_path, text)
+
+
+def test_an_unknown_key_that_resembles_nothing_gets_all_valid_ones(tmp_path: Path) -> None:
+    [said] = mistakes(tmp_path, MINIMAL + "journal: {zzz: 1}")
+    assert said == "journal.zzz: unknown key; valid: delta_batch_s, lease_s, path"
+
+
+def test_every_mistake_of_a_file_is_said_at_once(tmp_path: Path) -> None:
+    said = mistakes(tmp_path, MINIMAL + "fron: {}\nruter: {}")
+    assert [line.split(":")[0] for line in said] == ["fron", "ruter"]
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, "name: x") == ["models: missing; add it"]
+
+
+def test_a_missing_file_is_named_with_what_to_try(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.yaml: no such file; try -c configs/cpu\.yaml"):
+        configs.load(tmp_path / "nothing.yaml")
+
+
+def test_a_folder_is_not_a_stack_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        configs.load(tmp_path)
+
+
+def test_bad_yaml_is_said_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)not valid YAML.*line 2"):
+        configs.load(write(tmp_path, "models: {a: 1\nb: ]"))
+
+
+@pytest.mark.parametrize(("text", "found"), [("", "NoneType"), ("- a", "list"), ("hello", "str")])
+def test_a_file_without_keys_is_refused(tmp_path: Path, text: str, found: str) -> None:
+    assert mistakes(tmp_path, text) == [f"expected keys such as 'models:', found {found}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("models: {small: {engine: simulated, replicas: 0}}", "models.small.replicas"),
+        ("models: {small: {engine: simulated, context_tokens: 1}}", "models.small.context_tokens"),
+        ("models: {small: {engine: lama}}", "models.small.engine"),
+        (MINIMAL + "front: {port: 70000}", "front.port"),
+        (MINIMAL + "router: {attempts: 0}", "router.attempts"),
+        (MINIMAL + "router: {small_turns: [cook]}", "router.small_turns.0"),
+        (MINIMAL + "agents: {desk: {temperature: 3}}", "agents.desk.temperature"),
+        (MINIMAL + "agents: {desk: {limits: {same_call: 1}}}", "agents.desk.limits.same_call"),
+    ],
+)
+def test_a_value_out_of_range_is_shown_with_its_field(tmp_path: Path, text: str, said: str) -> None:
+    [line] = mistakes(tmp_path, text)
+    assert line.startswith(said + ": ")
+    assert "(got " in line
+
+
+def test_a_model_name_that_no_url_could_hold_is_refused(tmp_path: Path) -> None:
+    assert "pattern" in mistakes(tmp_path, "models: {'My Model': {engine: simulated}}")[0]
+
+
+def test_an_agent_may_not_take_a_models_name(tmp_path: Path) -> None:
+    [said] = mistakes(tmp_path, MINIMAL + "agents: {small: {}}")
+    assert "agents.small: the name is taken by a model" in said
+
+
+@pytest.mark.parametrize("section", ["models: {auto: {engine: simulated}}", None])
+def test_auto_stays_the_routers_own_name(tmp_path: Path, section: str | None) -> None:
+    [said] = mistakes(tmp_path, section or MINIMAL + "agents: {auto: {}}")
+    assert ".auto: " in said
+
+
+def test_an_agents_unknown_model_gets_the_nearest_one(tmp_path: Path) -> None:
+    [said] = mistakes(tmp_path, MINIMAL + "agents: {desk: {model: smal}}")
+    assert said.endswith("agents.desk.model: unknown model 'smal'; did you mean 'small'?")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("{engine: vllm}", "engine: vllm needs sources"),
+        ("{engine: external}", "engine: external needs urls"),
+        ("{engine: external, urls: ['localhost:1']}", "must begin with http:// or https://"),
+        ("{engine: simulated, urls: ['http://a']}", "urls go with engine: external"),
+        ("{engine: vllm, sources: ['s3:bucket']}", "write hf:ORG/NAME or path:/folder"),
+        ("{engine: vllm, sources: ['hf:']}", "write hf:ORG/NAME or path:/folder"),
+        ("{engine: vllm, sources: [{}]}", "exactly one of hf, path, pypi"),
+        ("{engine: vllm, sources: [{hf: a/b, path: /c}]}", "exactly one of hf, path, pypi"),
+        (
+            "{engine: vllm, sources: [{pypi: {wheels: 'a{1..3}', files: b, "
+            f"sha256: {'0' * 64}}}}}]}}",
+            "wheels has 3 names and files 1",
+        ),
+        (
+            "{engine: vllm, sources: [{pypi: {wheels: a, files: b, sha256: abc}}]}",
+            "models.m.sources.0.pypi.sha256",
+        ),
+    ],
+)
+def test_a_model_that_could_never_run_is_refused(tmp_path: Path, model: str, said: str) -> None:
+    assert any(said in line for line in mistakes(tmp_path, f"models: {{m: {model}}}"))
+
+
+def test_relative_paths_belong_to_the_file_wherever_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(
+        tmp_path,
+        """
+        models:
+          m:
+            engine: vllm
+            sources: [path:weights/m, {path: other}, path:/absolute, hf:a/b]
+            chat_template: templates/m.jinja
+            python: env/bin/python
+          n: {engine: vllm, sources: [hf:a/b], chat_template: shipped.jinja}
+        agents: {desk: {tool_path: tools}}
+        journal: {path: kept/journal.db}
+        """,
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    stack = configs.load(Path("../stack.yaml"))
+    m = stack.models["m"]
+    assert [source.path for source in m.sources] == [
+        tmp_path / "weights/m",
+        tmp_path / "other",
+        Path("/absolute"),
+        None,
+    ]
+    assert m.chat_template == tmp_path / "templates/m.jinja"
+    assert m.python == tmp_path / "env/bin/python"
+    assert stack.models["n"].chat_template == Path("shipped.jinja")
+    assert stack.agents["desk"].tool_path == tmp_path / "tools"
+    assert stack.journal_path == tmp_path / "kept/journal.db"
+
+
+def test_home_is_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARMLOOP_HOME", str(tmp_path / "home"))
+    assert loaded(tmp_path, MINIMAL).journal_path == tmp_path / "home/stacks/warmloop/journal.db"
+    monkeypatch.delenv("WARMLOOP_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert configs.home() == tmp_path / ".warmloop"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("plain==1", ["plain==1"]),
+        ("a{1..3}b", ["a1b", "a2b", "a3b"]),
+        ("a{08..10}", ["a08", "a09", "a10"]),
+        ("a{3..1}", []),
+        ("a{x..y}", ["a{x..y}"]),
+        ("a{1..", ["a{1.."]),
+        ("a{1}", ["a{1}"]),
+    ],
+)
+def test_a_range_stands_for_its_numbers(text: str, names: list[str]) -> None:
+    assert expand_range(text) == names
+
+
+def test_wheels_and_files_of_a_source_expand_alike() -> None:
+    source = Source.model_validate(
+        {"pypi": {"wheels": "p{1..2}==1", "files": "d/{01..02}.bin", "sha256": "0" * 64}}
+    )
+    assert source.pypi is not None
+    assert source.pypi.wheels == ("p1==1", "p2==1")
+    assert source.pypi.files == ("d/01.bin", "d/02.bin")
+
+
+def test_a_configuration_cannot_be_changed(tmp_path: Path) -> None:
+    stack = loaded(tmp_path, MINIMAL)
+    with pytest.raises(ValueError, match="frozen"):
+        stack.name = "other"  # type: ignore[misc]
+
+
+def test_the_price_of_a_turn_counts_cached_tokens_apart() -> None:
+    prices = configs.Prices(fresh=1.0, cached=0.1, output=4.0)
+    assert prices.cost_usd(prompt=1000, cached=900, output=10) == pytest.approx(0.00023)
