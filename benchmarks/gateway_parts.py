@@ -17,11 +17,11 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 import msgspec
-import uvicorn
 import uvloop
 from fastapi import FastAPI
 
 from router import api, logs
+from router import server as serve
 from router.dispatch import Router
 from serving.config import StackConfig
 
@@ -138,16 +138,7 @@ def run_front_door(engine_url: str) -> None:
 
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
     _say_port(listening.getsockname()[1])
-    server = uvicorn.Server(
-        uvicorn.Config(
-            api.build(router, lifespan=lifespan),
-            loop="uvloop",
-            http="httptools",
-            lifespan="on",
-            access_log=False,
-            log_config=None,
-        )
-    )
+    server = serve.server(api.build(router, lifespan=lifespan), config.front)
     server.run(sockets=[listening])
 
 

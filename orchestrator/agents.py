@@ -138,7 +138,7 @@ _STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
 
 def _bare(model: str) -> Agent:
     settings = {**_STREAMED, "model": model}
-    return Agent(model, None, model, Toolbox(()), AgentLimits(max_turns=1), b"", settings)
+    return Agent(model, None, model, Toolbox(()), AgentLimits(), b"", settings)
 
 
 def examples(given: Iterable[Mapping[str, Any]], *, where: str) -> list[Message]:

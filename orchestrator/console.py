@@ -11,13 +11,14 @@ from typing import Any
 
 import aiohttp
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
-from serving.protocol import SseSplitter
 
 from orchestrator.supervisor import RunFile, get_json
 from serving.config import StackConfig
 from serving.errors import UpstreamError, WarmloopError
+from serving.protocol import SseSplitter
 
 Json = Mapping[str, Any]
 
@@ -152,10 +153,12 @@ def turns_of(responses: Iterable[Json]) -> list[Json]:
 
 def print_turns(out: Console, responses: Sequence[Json]) -> None:
     """One row a turn, then the totals of all."""
-    table = Table(title="turns", title_justify="left")
-    for name in ("run", "model", "replica", "why"):
-        table.add_column(name)
-    for name in ("prompt", "cached", "output", "s", "cost µ$", "uncached µ$"):
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run")
+    for name in ("model", "replica"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("why", overflow="fold", max_width=34)
+    for name in ("prompt", "cached", "output", "s", "µ$", "µ$ uncached"):
         table.add_column(name, justify="right")
     for number, response in enumerate(responses, start=1):
         for turn in turns_of([response]):
@@ -171,7 +174,7 @@ def _row(turn: Json) -> list[str]:
 
 def _totals(turns: Sequence[Json]) -> list[str]:
     def total(key: str) -> float:
-        return sum(turn[key] for turn in turns)
+        return sum(float(turn[key]) for turn in turns)
 
     prompt, cached = total("prompt_tokens"), total("cached_tokens")
     share = f" ({cached / prompt:.0%})" if prompt else ""

@@ -28,8 +28,9 @@ Item = dict[str, Any]
 """An OpenAI Responses item: message, function_call, function_call_output, ..."""
 
 
-class Event(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
-    """Base of all events; the tag is the class's name."""
+class Event(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True, gc=False):
+    """Base of all events; the tag is the class's name. Values without cycles: `gc=False` keeps the
+    garbage collector from walking every history again and again."""
 
 
 class ConversationStarted(Event, frozen=True, tag="conversation_started", omit_defaults=True):
@@ -100,7 +101,7 @@ class OutputDelta(Event, frozen=True, tag="output_delta", omit_defaults=True):
     name: str = ""
 
 
-class Call(msgspec.Struct, frozen=True, omit_defaults=True):
+class Call(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A tool call as the model wrote it; `arguments` is JSON text, kept byte for byte."""
 
     call_id: str

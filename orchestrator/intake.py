@@ -76,6 +76,7 @@ class Intake:
     async def accept(self, request: CreateRequest, key: str, fingerprint: str) -> ResponseRef:
         """Raises BadRequest, NotFound, Conflict, JournalFull; then nothing was stored."""
         asked = Asked(request, self._agents.get(request.model), key, fingerprint)
+        _check_tool_names(asked)
         if key and (known := await self._journal.find_idempotent(key)):
             return await self._again(known, fingerprint)
         admission = await self._place(asked)
@@ -159,6 +160,17 @@ class Intake:
 
     def _lock(self, conversation: str) -> asyncio.Lock:
         return self._locks[hash(conversation) % LOCKS]
+
+
+def _check_tool_names(asked: Asked) -> None:
+    own = asked.agent.tools.names
+    for index, each in enumerate(asked.request.tools or ()):
+        if each.name in own:
+            param = f"tools[{index}].name"
+            raise BadRequest(
+                f"{param}: {each.name!r} is a tool of the agent {asked.agent.name!r}; rename yours",
+                param=param,
+            )
 
 
 def _busy(message: str) -> Conflict:

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from orchestrator.events import AnyEvent
 from serving.errors import WarmloopError
 
@@ -41,8 +43,7 @@ class AlreadyAccepted(WarmloopError):
         self.ref = ref
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(msgspec.Struct, frozen=True, gc=False):
     """An event at its place in the log."""
 
     seq: int

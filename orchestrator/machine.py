@@ -72,6 +72,8 @@ class Run:
     response_id: str
     request: dict[str, Any]
     spent: Spent
+    client_tools: frozenset[str] = frozenset()
+    """Function tools that the client runs: their calls end the response and stay open."""
     phase: Phase = "ready"
     attempt: int = 0
     failures: int = 0
@@ -177,7 +179,8 @@ def _imported(state: State, event: HistoryImported) -> None:
 
 def _accepted(state: State, event: ResponseAccepted) -> None:
     state.history.append(event)
-    state.run = Run(event.response_id, event.request, Spent(since=event.at))
+    client_tools = frozenset(tool.get("name", "") for tool in event.request.get("tools") or ())
+    state.run = Run(event.response_id, event.request, Spent(since=event.at), client_tools)
     state.last_response_id = event.response_id
     state.last_status = "in_progress"
 
@@ -256,15 +259,16 @@ def _tool_result(state: State, event: ToolResult) -> None:
         run.phase = "ready"
 
 
-def _show_results(state: State, run: Run) -> None:
+def _show_results(state: State, run: Run, *, left_to_client: bool = False) -> None:
     # In the order of the calls, not of arrival: the prompt must not depend on who was faster.
     for open_call in run.calls.values():
-        state.history.append(
-            open_call.result
-            or ToolResult(
-                state.step, open_call.call.call_id, 0.0, "not run: the response ended", "refused"
-            )
-        )
+        result = open_call.result
+        if result is None:
+            if left_to_client and open_call.call.name in run.client_tools:
+                continue  # its output comes with the next request
+            said = "not run: the response ended"
+            result = ToolResult(state.step, open_call.call.call_id, 0.0, said, "refused")
+        state.history.append(result)
     run.calls = {}
 
 
@@ -283,7 +287,7 @@ def _finished(state: State, event: ResponseFinished) -> None:
     if run and run.response_id == event.response_id:
         if run.calls:
             # Every call that the model made needs an answer in later prompts.
-            _show_results(state, run)
+            _show_results(state, run, left_to_client=event.status == "completed")
         state.run = None
         state.last_status = event.status
 
@@ -342,7 +346,7 @@ def _tools(
     unknown: list[Call] = []
     fresh = 0
     for open_call in run.calls.values():
-        if open_call.result is not None:
+        if open_call.result is not None or open_call.call.name in run.client_tools:
             continue
         if open_call.attempts == 0:
             fresh += 1
@@ -353,6 +357,8 @@ def _tools(
             unknown.append(open_call.call)
     if fresh and (reached := budgets.before_tools(run.spent, fresh, limits, now)):
         return _over(reached)
+    if not calls and not unknown:
+        return Finish("completed")  # what is open now is for the client to run
     return RunTools(state.step, calls, unknown)
 
 

@@ -93,15 +93,38 @@ class Prompt:
         return b"".join((opening, self._messages, closing))
 
 
-def request_overrides(request: Mapping[str, Any]) -> dict[str, Any]:
-    """What a Responses request may change about an agent's model turns."""
-    overrides: dict[str, Any] = {}
+def overrides(settings: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
+    """What a Responses request changes about an agent's model turns.
+
+    Function tools that the client runs stand beside the agent's own, all sorted by name.
+    """
+    changed: dict[str, Any] = {}
     if request.get("max_output_tokens") is not None:
-        overrides["max_tokens"] = request["max_output_tokens"]
+        changed["max_tokens"] = request["max_output_tokens"]
     for name in ("temperature", "top_p"):
         if request.get(name) is not None:
-            overrides[name] = request[name]
-    return overrides
+            changed[name] = request[name]
+    if tools := request.get("tools"):
+        both = [*settings.get("tools", ()), *map(_chat_tool, tools)]
+        changed["tools"] = sorted(both, key=lambda each: str(each["function"]["name"]))
+        if settings.get("tool_choice") != "required":  # a reply tool needs it
+            changed["tool_choice"] = _chat_tool_choice(request.get("tool_choice") or "auto")
+            changed["parallel_tool_calls"] = request.get("parallel_tool_calls") is not False
+    return changed
+
+
+def _chat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A function tool of the Responses API as the chat API writes it."""
+    function = {
+        name: tool[name] for name in ("name", "description", "parameters") if tool.get(name)
+    }
+    return {"type": "function", "function": {**function, "strict": True}}
+
+
+def _chat_tool_choice(choice: Any) -> Any:
+    if isinstance(choice, Mapping):
+        return {"type": "function", "function": {"name": choice.get("name")}}
+    return choice
 
 
 def _messages_of_event(event: Shown, *, reply_tool: bool) -> list[Message]:

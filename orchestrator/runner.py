@@ -41,7 +41,7 @@ from orchestrator.events import (
 from orchestrator.journal import Fenced, Journal, JournalFull, Lease
 from orchestrator.machine import CallModel, Finish, Idle, RunTools, State, Wait, fold, next_step
 from orchestrator.model import ModelClient, ModelError, ModelTurn, Routed
-from orchestrator.prompt import Prompt, request_overrides
+from orchestrator.prompt import Prompt, overrides
 from orchestrator.tools import Ran, Ready
 from router.turn import Decision
 from serving.config import Prices
@@ -68,7 +68,7 @@ class Collaborators:
     prices: Mapping[str, Prices]
     """By the name of the model that served."""
     delta_batch_s: float
-    spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+    spawn: Callable[[Coroutine[Any, Any, None]], None]
     """Starts a task that the worker owns."""
 
 
@@ -105,12 +105,15 @@ class Runner:
 
     # -- from outside --
 
-    def cancel(self, response_id: str) -> None:
-        """End the response as cancelled; nothing happens if it is not the one in progress."""
+    def cancel(self, response_id: str) -> bool:
+        """End the response as cancelled; False if it is not the one in progress."""
         run = self.state.run
-        if run is not None and run.response_id == response_id and not run.cancel_requested:
+        if run is None or run.response_id != response_id:
+            return False
+        if not run.cancel_requested:
             self.emit(CancelRequested(response_id, self._clock.now()))
             self._interrupt()
+        return True
 
     def stop(self, *, now: bool) -> None:
         """Come to an end without finishing. A model turn is dropped; tools that run may end,
@@ -215,7 +218,7 @@ class Runner:
         turn_type = self.agent.turn_type
         self.emit(ModelIntent(step.step, step.attempt, began, turn_type, prompt.sha256))
         if self._overrides is None:
-            self._overrides = request_overrides(run.request)
+            self._overrides = overrides(self.agent.settings, run.request)
         body = prompt.body(self._overrides)
         await self.flush()
         turn = ModelTurn(

@@ -53,9 +53,13 @@ WHERE r.idempotency_key = ? OR r.id = ?
 END_RESPONSE = "UPDATE responses SET finished = 1 WHERE id = ?"
 
 # Events, so many rows at once; few sizes, so that the statements stay prepared.
-ROWS = (256, 32, 8, 4, 3, 2, 1)
+ROWS = (256, 32, 8, 7, 6, 5, 4, 3, 2, 1)
 # (S608: all that is put together here is question marks)
 ADD_EVENTS = {n: "INSERT INTO events VALUES " + ", ".join(["(?,?,?)"] * n) for n in ROWS}  # noqa: S608
+
+
+INDEXED = (ResponseAccepted, ResponseFinished)
+"""Events that change the index of responses, too."""
 
 
 class Operation:
@@ -150,20 +154,32 @@ class Writer:
         """Do all of the batch and commit it; results and errors are left in the operations."""
         try:
             self._sync(any(operation.durable for operation in batch))
-            self._execute("BEGIN IMMEDIATE")
+            alone = len(batch) == 1 and self._is_one_insert(batch[0])
+            if not alone:
+                self._execute("BEGIN IMMEDIATE")
             for operation in batch:
                 try:
                     operation.result = operation.apply(self)
                 except (Fenced, AlreadyAccepted) as refused:
                     operation.error = refused
             self._insert_rows()
-            self._execute("COMMIT")
+            if not alone:
+                self._execute("COMMIT")
         except Exception as error:  # whatever it was: nothing is stored, and nobody may hang
             self._undo()
             for operation in batch:
                 operation.error = JournalFull(f"the journal cannot store anything: {error}")
                 if isinstance(operation, Append):
                     operation.first_seq = 0
+
+    def _is_one_insert(self, operation: Operation) -> bool:
+        """Is one statement all that it takes? It is then a transaction by itself."""
+        return (
+            isinstance(operation, Append)
+            and len(operation.events) in ADD_EVENTS
+            and operation.lease.conversation in self._heads
+            and not any(isinstance(event, INDEXED) for event in operation.events)
+        )
 
     def close(self) -> None:
         self._connection.close()

@@ -47,8 +47,7 @@ class Tails:
         if tail is None or tail.first + len(tail.entries) != first:
             self._drop(conversation)
             tail = self._tails[conversation] = _Tail(first)
-        for seq, event in enumerate(events, first):
-            tail.entries.append(Recorded(seq, event))
+        tail.entries += map(Recorded, range(first, first + len(events)), events)
         size = payload_bytes + EVENT_BYTES * len(events)
         tail.size += size
         self._size += size
@@ -57,9 +56,10 @@ class Tails:
             self._halve(tail)
         while self._size > self._max_bytes and len(self._tails) > 1:
             self._drop(next(iter(self._tails)))
-        for waiter in self._waiting.pop(conversation, ()):
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._waiting:
+            for waiter in self._waiting.pop(conversation, ()):
+                if not waiter.done():
+                    waiter.set_result(None)
 
     def read(self, conversation: str, after: int) -> list[Recorded] | None:
         """Events with seq > `after`; None when the store must be asked."""

@@ -1,8 +1,8 @@
 """The worker: which conversations this process runs, and how they begin and end.
 
-    accept ─┐                                      ┌─ Runner.drive ─► idle
-    submit ─┼─► claim ─► lease ─► fold the log ─►──┤                      └─► release, park
-    recover ┘                                      └─ fenced: forget all
+    accept ──┐                                    ┌─ Runner.drive ─► idle ─► release, park
+    submit ──┼─► claim ─► lease ─► fold the log ──┤
+    recover ─┘                                    └─ fenced: forget all
 
 A claim is this process's own word that it deals with a conversation; there is one at a time, so a
 conversation has one response in progress. A lease is the journal's word against other processes; a
@@ -20,9 +20,10 @@ import logging
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any, TypeVar
 
 from orchestrator.agents import Agents
 from orchestrator.clock import Clock, SystemClock, sleep
@@ -46,8 +47,9 @@ from orchestrator.model import ModelClient
 from orchestrator.prompt import Prompt
 from orchestrator.runner import Collaborators, Runner
 from serving.config import Prices
-from serving.errors import Conflict, NotFound, RequestError, Unavailable
+from serving.errors import Conflict, NotFound, Unavailable
 
+T = TypeVar("T")
 log = logging.getLogger("warmloop.worker")
 
 MAX_PARKED = 256
@@ -70,6 +72,7 @@ class _Claim:
     runner: Runner | None = None
     task: asyncio.Task[None] | None = None
     cancel_id: str = ""
+    again: bool = False
 
     @property
     def fenced(self) -> bool:
@@ -111,7 +114,7 @@ class Worker:
             clock=self._clock,
             prices=prices or {},
             delta_batch_s=delta_batch_s,
-            spawn=self._group.create_task,
+            spawn=self._spawn,
         )
         self._renewals: asyncio.Task[None] | None = None
         self._claims: dict[str, _Claim] = {}
@@ -157,57 +160,26 @@ class Worker:
         while another response of the conversation is in progress, NotFound for an unknown agent
         or conversation, JournalFull, Unavailable while stopping.
         """
-        # A task of its own: a client that hangs up must not leave a request stored but not run.
-        work = self._group.create_task(self._accept(conversation, accepted, start, imported))
-        return await asyncio.shield(work)
-
-    async def _accept(
-        self,
-        conversation: str,
-        accepted: ResponseAccepted,
-        start: ConversationStarted | None,
-        imported: HistoryImported | None,
-    ) -> Admission:
-        if accepted.idempotency_key:
-            ref = await self._journal.find_idempotent(accepted.idempotency_key)
-            if ref is not None:
-                return Admission(ref, created=False)
-        claim = await self._claim_idle(conversation)
-        opening: list[AnyEvent] = [event for event in (start, imported) if event is not None]
-        try:
-            lease = claim.lease = await self._take_lease(conversation)
-            state = await self._load(conversation)
-            if state.run is not None:
-                # A run that nobody drives: pick it up, and let the caller come again.
-                self._begin(claim)
-                raise _locked(conversation)
-            events = [*(() if state.agent else opening), accepted]
-            agent = self._agents.get(_agent_of(state, start, conversation))
-            seq = await self._journal.append(lease, events)
-        except AlreadyAccepted as repeated:
-            await self._leave(claim)
-            return Admission(repeated.ref, created=False)
-        except BaseException:
-            if claim.task is None:
-                await self._leave(claim)
-            raise
-        for event in events:
-            fold(state, event)
-        state.seq = seq
-        prompt = self._parked[conversation].prompt or agent.prompt()
-        claim.runner = Runner(self._shared, lease, agent, state, prompt)
-        self._begin(claim)
-        return Admission(ResponseRef(accepted.response_id, conversation, seq), created=True)
+        opening = [event for event in (start, imported) if event is not None]
+        # In a task of its own: a client that hangs up must not leave a request stored, not run.
+        stored: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
+        stored.add_done_callback(_look_at)
+        self._spawn(self._answer(stored, self._accept(conversation, accepted, opening)))
+        return await asyncio.shield(stored)
 
     def submit(self, conversation: str) -> None:
-        """Run what is unfinished in a conversation, unless that is being done already."""
-        if not self._stopping and conversation not in self._claims:
+        """There may be something to do in that conversation; returns at once."""
+        claim = self._claims.get(conversation)
+        if claim is not None:
+            # It may be just letting go: then look into the log once more.
+            claim.again = True
+        elif not self._stopping:
             self._begin(self._claim(conversation))
 
     async def run(self, conversation: str) -> None:
-        """`submit`, and wait until this process is done with the conversation."""
+        """`submit`, and wait until there is nothing to do in it."""
         self.submit(conversation)
-        if claim := self._claims.get(conversation):
+        while claim := self._claims.get(conversation):
             await asyncio.shield(claim.done)
 
     async def cancel(self, response_id: str) -> ResponseRef:
@@ -217,10 +189,9 @@ class Worker:
         """
         ref = await self._journal.find_response(response_id)
         if ref is None:
-            raise NotFound(f"no response {response_id!r}", param="response_id")
+            raise NotFound(f"response_id: no response {response_id!r}", param="response_id")
         self.submit(ref.conversation)
-        claim = self._claims.get(ref.conversation)
-        if claim is not None:
+        if claim := self._claims.get(ref.conversation):
             claim.cancel_id = response_id
             if claim.runner is not None:
                 claim.runner.cancel(response_id)
@@ -251,12 +222,44 @@ class Worker:
             elif claim.task is not None:
                 claim.task.cancel()
 
-    # -- claims --
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """A task of ours whose failure must not end all the others."""
 
-    def _claim(self, conversation: str) -> _Claim:
-        claim = _Claim(conversation, asyncio.get_running_loop().create_future())
-        self._claims[conversation] = claim
-        return claim
+        async def contained() -> None:
+            try:
+                await work
+            except Exception:
+                log.exception("a background task failed in an unforeseen way")
+
+        self._group.create_task(contained())
+
+    @staticmethod
+    async def _answer(future: asyncio.Future[T], work: Coroutine[Any, Any, T]) -> None:
+        try:
+            future.set_result(await work)
+        except Exception as error:
+            future.set_exception(error)
+
+    # -- accepting --
+
+    async def _accept(
+        self, conversation: str, accepted: ResponseAccepted, opening: Sequence[AnyEvent]
+    ) -> Admission:
+        if accepted.idempotency_key:
+            known = await self._journal.find_idempotent(accepted.idempotency_key)
+            if known is not None:
+                return Admission(known, created=False)
+        claim = await self._claim_idle(conversation)
+        try:
+            claim.runner, ref = await self._store(claim, accepted, opening)
+        except AlreadyAccepted as repeated:
+            await self._leave(claim)
+            return Admission(repeated.ref, created=False)
+        except BaseException:
+            await self._leave(claim)
+            raise
+        self._begin(claim)
+        return Admission(ref, created=True)
 
     async def _claim_idle(self, conversation: str) -> _Claim:
         """A claim on a conversation with nothing in progress; waits for one that just ended."""
@@ -267,6 +270,38 @@ class Worker:
         if self._stopping:
             raise Unavailable("the server is stopping; try again", retry_after_s=5)
         return self._claim(conversation)
+
+    async def _store(
+        self, claim: _Claim, accepted: ResponseAccepted, opening: Sequence[AnyEvent]
+    ) -> tuple[Runner, ResponseRef]:
+        conversation = claim.conversation
+        lease = claim.lease = await self._journal.lease(*self._terms(conversation))
+        if lease is None:
+            raise _locked(conversation)
+        parked = await self._load(conversation)
+        state = parked.state
+        if state.run is not None:
+            claim.again = True  # nobody drives it: do, and let the caller come again
+            raise _locked(conversation)
+        first = opening[0] if opening else None
+        name = state.agent or (first.agent if isinstance(first, ConversationStarted) else "")
+        if not name:
+            raise NotFound(f"no conversation {conversation!r}", param="conversation")
+        agent = self._agents.get(name)
+        events = [*(() if state.agent else opening), accepted]
+        seq = await self._journal.append(lease, events)
+        for event in events:
+            fold(state, event)
+        state.seq = seq
+        runner = Runner(self._shared, lease, agent, state, parked.prompt or agent.prompt())
+        return runner, ResponseRef(accepted.response_id, conversation, seq)
+
+    # -- claims --
+
+    def _claim(self, conversation: str) -> _Claim:
+        claim = _Claim(conversation, asyncio.get_running_loop().create_future())
+        self._claims[conversation] = claim
+        return claim
 
     def _begin(self, claim: _Claim) -> None:
         claim.task = self._group.create_task(self._work(claim))
@@ -298,16 +333,15 @@ class Worker:
             # Another process runs it; if that one dies, its lease runs out.
             await sleep(self._clock, self._lease_s / 4)
         claim.lease = lease
-        state = await self._load(claim.conversation)
-        if state.run is None:
+        parked = await self._load(claim.conversation)
+        if parked.state.run is None:
             return None
         try:
-            agent = self._agents.get(state.agent)
+            agent = self._agents.get(parked.state.agent)
         except NotFound as gone:
             await self._give_up(claim, gone.code or "not_found", gone.message)
             return None
-        prompt = self._parked[claim.conversation].prompt or agent.prompt()
-        return Runner(self._shared, lease, agent, state, prompt)
+        return Runner(self._shared, lease, agent, parked.state, parked.prompt or agent.prompt())
 
     async def _give_up(self, claim: _Claim, code: str, message: str) -> None:
         """End a response that cannot be run: a client must not wait for it for ever."""
@@ -332,8 +366,6 @@ class Worker:
             self._parked.move_to_end(conversation)
             if len(self._parked) > MAX_PARKED:
                 self._parked.popitem(last=False)
-        else:
-            self._parked.pop(conversation, None)
         try:
             if claim.lease is not None:
                 await self._journal.release(claim.lease)
@@ -342,6 +374,8 @@ class Worker:
         finally:
             if self._claims.get(conversation) is claim:
                 del self._claims[conversation]
+            if claim.again and not self._stopping:
+                self._begin(self._claim(conversation))
             if not claim.done.done():
                 claim.done.set_result(None)
 
@@ -350,17 +384,11 @@ class Worker:
     def _terms(self, conversation: str) -> tuple[str, str, float]:
         return conversation, self._owner, self._lease_s
 
-    async def _take_lease(self, conversation: str) -> Lease:
-        lease = await self._journal.lease(*self._terms(conversation))
-        if lease is None:
-            raise _locked(conversation)
-        return lease
-
-    async def _load(self, conversation: str) -> State:
-        """The state as of now, from the parked one and what the log has beyond it."""
-        parked = self._parked.setdefault(conversation, _Parked())
+    async def _load(self, conversation: str) -> _Parked:
+        """The state as of now: the parked one, and what the log has beyond it."""
+        parked = self._parked.pop(conversation, None) or _Parked()
         fold_all(await self._journal.read(conversation, parked.state.seq), parked.state)
-        return parked.state
+        return parked
 
     async def _renew_leases(self) -> None:
         while True:
@@ -377,22 +405,21 @@ class Worker:
             return
         if claim.done.done() or held is None:
             return
-        if lease is None or lease.token != held.token:
-            if claim.runner is not None:
-                claim.runner.fence()
+        lost = lease is None or lease.token != held.token
+        if lost and claim.runner is not None:
+            claim.runner.fence()
 
 
-def _agent_of(state: State, start: ConversationStarted | None, conversation: str) -> str:
-    if state.agent:
-        return state.agent
-    if start is None:
-        raise NotFound(f"no conversation {conversation!r}", param="conversation")
-    return start.agent
+def _look_at(future: asyncio.Future[Admission]) -> None:
+    # Its caller may be gone; an exception that nobody asks for would be reported as lost.
+    if not future.cancelled():
+        future.exception()
 
 
-def _locked(conversation: str) -> RequestError:
+def _locked(conversation: str) -> Conflict:
     return Conflict(
         f"conversation {conversation!r} has a response in progress; wait for it or cancel it",
         param="conversation",
         code="conversation_locked",
+        retry_after_s=1,
     )

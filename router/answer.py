@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from router.forward import Failed, Upstream
+from router.forward import Upstream
+from router.http1 import Failed
 from router.turn import Decision
 from serving.errors import RequestError
 from serving.protocol import Usage, UsageTail, usage_in

@@ -28,8 +28,9 @@ from router import logs, placement, rewrites, tiers
 from router.admission import Admission, Permit
 from router.answer import Answer
 from router.fleet import Fleet, wire_name
-from router.forward import Cause, Failed, Forwarder, Upstream
+from router.forward import Forwarder, Upstream
 from router.health import Clock, Health
+from router.http1 import Cause, Failed
 from router.identity import Identity, Sessions
 from router.metrics import Metrics
 from router.turn import Decision, TurnRequest
@@ -105,12 +106,11 @@ class Router:
         self._fleet = Fleet()
 
     async def start(self) -> None:
-        """Open the connection pool. Idempotent."""
-        await self._forwarder.start()
+        """Nothing to do yet: connections are opened by the turns that need them. Idempotent."""
 
     async def stop(self) -> None:
-        """Close all connections to engines. Idempotent."""
-        await self._forwarder.stop()
+        """Close all connections to engines, also those in use. Idempotent."""
+        self._forwarder.close()
 
     def fleet(self) -> Fleet:
         """The table's newest snapshot, indexed; rebuilt only when the table has a new one."""

@@ -27,11 +27,17 @@ def alias(body: bytes, model: str) -> bytes:
 
 
 def _model_value(body: bytes) -> tuple[int, int]:
+    """Where the value lies, by the shortest sufficient look.
+
+    Inside a string the key's quotes would be escaped, and its bytes differ; so the first hit is a
+    key (or a value, which no colon follows). It is the top-level one if nothing nested comes
+    before it, or if there is no second one.
+    """
     first = body.find(_KEY)
-    # The usual case: the key stands once in the whole body, so it is the top-level one. (Inside a
-    # string its quotes would be escaped, and the bytes differ.)
-    if first >= 0 and body.find(_KEY, first + 1) < 0 and (pair := _PAIR.match(body, first)):
-        return pair.span(1)
+    if first >= 0 and (pair := _PAIR.match(body, first)):
+        flat = body.count(b"{", 0, first) == 1 and b"[" not in body[:first]
+        if flat or body.find(_KEY, pair.end()) < 0:
+            return pair.span(1)
     return _walk(body)
 
 

@@ -10,13 +10,20 @@ that the GGUF carries goes along with the tokenizer.
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 
 
 def convert(gguf: Path, folder: Path) -> None:
     """Write `folder`, which must not hold anything yet."""
+    import gguf as library
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    # transformers reads the file's metadata, the whole vocabulary, three times in pure Python, and
+    # builds the same table of names once for each submodule: more than half of the time.
+    library.GGUFReader = functools.cache(library.GGUFReader)
+    library.get_tensor_name_map = functools.cache(library.get_tensor_name_map)
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(

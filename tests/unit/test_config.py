@@ -104,7 +104,7 @@ def test_bad_yaml_is_said_with_its_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "found"), [("", "NoneType"), ("- a", "list"), ("hello", "str")])
 def test_a_file_without_keys_is_refused(tmp_path: Path, text: str, found: str) -> None:
-    assert mistakes(tmp_path, text) == [f"expected keys such as 'models:', found {found}"]
+    assert mistakes(tmp_path, text) == [f"expected 'key: value' lines, found {found}"]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_an_agents_unknown_model_gets_the_nearest_one(tmp_path: Path) -> None:
         ("{engine: vllm, sources: [{hf: a/b, path: /c}]}", "exactly one of hf, path, pypi"),
         (
             "{engine: vllm, sources: [{pypi: {wheels: 'a{1..3}', files: b, "
-            f"sha256: {'0' * 64}}}}}]}}",
+            f"sha256: {'a' * 64}}}}}]}}",
             "wheels has 3 names and files 1",
         ),
         (
@@ -175,7 +175,7 @@ def test_a_model_that_could_never_run_is_refused(tmp_path: Path, model: str, sai
 def test_relative_paths_belong_to_the_file_wherever_the_command_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write(
+    write(
         tmp_path,
         """
         models:

@@ -34,8 +34,10 @@ if os.fork() == 0:
     signal.signal(signal.SIGTERM, signal.SIG_IGN); note("orphan"); time.sleep(600)
 note("command"); print("up", flush=True); time.sleep(600)
 """
-OWNER = """
+CHECKOUT = Path(guardian.__file__).parents[2]
+OWNER = f"""
 import pathlib, sys, time
+sys.path.insert(0, {str(CHECKOUT)!r})
 from serving.engines import guardian
 guarded = guardian.spawn(sys.argv[2:], None, pathlib.Path(sys.argv[1]), grace_s=0.3)
 print(guarded.pid, flush=True); time.sleep(600)

@@ -320,7 +320,8 @@ def logs(draw: st.DrawFn) -> list[log.AnyEvent]:
                 break
             if draw(st.booleans()):
                 events.append(log.ModelFailed(step, attempt, 102.0, "cut", superseded=True))
-    status = draw(st.sampled_from(["completed", "failed", "cancelled", "incomplete"]))
+    endings: list[log.Status] = ["completed", "failed", "cancelled", "incomplete"]
+    status = draw(st.sampled_from(endings))
     code = "max_output_tokens" if status == "incomplete" else ""
     return [*events, finished(status, code)]
 
@@ -366,7 +367,7 @@ def test_items_open_once_close_once_and_hold_what_was_streamed(
     streamed: dict[int, str] = {}
     closed: dict[int, dict[str, Any]] = {}
     for event in emitted:
-        index = event.get("output_index")
+        index: int = event.get("output_index", -1)
         if event["type"] == "response.output_item.added":
             assert index == len(opened)
             opened[index], streamed[index] = event["item"], ""

@@ -1,0 +1,209 @@
+"""The life of a local cluster, as one child process of `warmloop up`.
+
+    python -m serving.cluster --config FILE --run-dir DIR
+
+    Ray up ──▶ directory ──▶ one Serve application a model ──▶ watch ──▶ SIGTERM: drain, Ray down
+                                        │
+                                        └ an engine's first start fails: say why, end with status 1
+
+What happens is said as lines of JSON, on stdout and in DIR/events.jsonl:
+
+    {"event": "starting", "pid": 1}    {"event": "ray-ready", "address": "127.0.0.1:1", "s": 4.2}
+    {"event": "engine", "model": "small", "replica": "small-3f", "state": "ready", "reason": ""}
+    {"event": "ready", "s": 12.9}      {"event": "failed", "model": "small", "reason": "..."}
+    {"event": "stopping"}              {"event": "stopped"}
+
+It is to be run under the guardian (`serving.local_cluster`), which ends every descendant when the
+owner is gone. Ask it to stop by SIGTERM to its own process id: the guardian's would end Ray at the
+same moment, and nothing would drain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from serving import directory
+from serving.config import ModelConfig, StackConfig, load
+from serving.errors import EngineError, WarmloopError
+from serving.local_ray import LocalRay
+from serving.run_file import RunFile, read_run_file
+from serving.table import Engine
+
+__all__ = ["Events", "RunFile", "read_run_file"]
+
+EVENTS = "events.jsonl"
+WATCH_S = 1.0
+CALL_S = 15.0
+
+
+class Events:
+    """Progress lines for the owner."""
+
+    def __init__(self, run_dir: Path) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._file = (run_dir / EVENTS).open("w", buffering=1, encoding="utf-8")
+        self._started_s = time.monotonic()
+
+    def say(self, event: str, **fields: object) -> None:
+        elapsed_s = round(time.monotonic() - self._started_s, 2)
+        line = json.dumps({"event": event, **fields, "s": elapsed_s})
+        self._file.write(line + "\n")
+        # The owner may be gone and its pipe with it; that is the guardian's business.
+        with contextlib.suppress(OSError):
+            print(line, flush=True)
+
+
+class Progress:
+    """Turns snapshots into events: what changed, when all is ready, and what failed at first."""
+
+    def __init__(self, models: dict[str, ModelConfig], events: Events) -> None:
+        self._wanted = {name: model.replicas for name, model in models.items()}
+        self._events = events
+        self._seen: dict[str, Engine] = {}
+        self._up: set[str] = set()
+
+    def take(self, engines: tuple[Engine, ...]) -> None:
+        """Raises EngineError when a model's first start has failed."""
+        now = {engine.replica: engine for engine in engines}
+        for replica, engine in now.items():
+            before = self._seen.get(replica)
+            if before is None or before.state != engine.state:
+                self._say(engine, engine.state, engine.reason)
+        for replica in self._seen.keys() - now.keys():
+            self._say(self._seen[replica], "gone", "")
+        self._seen = now
+        for model, wanted in self._wanted.items():
+            of_model = [e for e in engines if e.model == model]
+            if sum(e.state == "ready" for e in of_model) >= wanted and model not in self._up:
+                self._up.add(model)
+                if len(self._up) == len(self._wanted):
+                    self._events.say("ready")
+            dead = [e for e in of_model if e.state == "dead"]
+            if dead and model not in self._up:
+                self._events.say("failed", model=model, reason=dead[0].reason)
+                raise EngineError(dead[0].reason)
+
+    def _say(self, engine: Engine, state: str, reason: str) -> None:
+        self._events.say(
+            "engine",
+            model=engine.model,
+            replica=engine.replica,
+            url=engine.url,
+            state=state,
+            reason=reason,
+        )
+
+
+class _Stop(BaseException):
+    """SIGTERM or SIGINT; not an Exception, so that nothing on the way takes it for a failure."""
+
+
+def run(config: StackConfig, run_dir: Path) -> None:
+    """Start everything, watch until a signal comes, end everything. Raises WarmloopError."""
+    events = Events(run_dir)
+    events.say("starting", pid=os.getpid())
+    ray_node = LocalRay(run_dir)
+    try:
+        run_file = ray_node.start()
+        _stop_on_signals()  # only now: Ray's own start replaces the handlers
+        events.say("ray-ready", address=run_file.address)
+        _serve(config, run_dir, events)
+    except _Stop:
+        pass
+    finally:
+        _ignore_signals()
+        events.say("stopping")
+        _shut_serve_down(config)
+        ray_node.stop()
+        events.say("stopped")
+
+
+def _serve(config: StackConfig, run_dir: Path, events: Events) -> None:
+    import ray
+    from ray import serve
+
+    from serving.replica import deployment
+
+    models = {n: m for n, m in config.models.items() if m.engine != "external"}
+    actor = directory.connect()
+    serve.start(proxy_location="Disabled")
+    logs, drain_s = run_dir / "logs", config.front.drain_s
+    serve.run_many(
+        [
+            serve.RunTarget(deployment(name, model, logs, drain_s), name=name, route_prefix=None)
+            for name, model in models.items()
+        ],
+        wait_for_ingress_deployment_creation=False,
+        wait_for_applications_running=False,
+    )
+    progress = Progress(models, events)
+    version = -1
+    while True:
+        try:
+            snapshot = ray.get(actor.watch.remote(version, WATCH_S), timeout=CALL_S)
+        except ray.exceptions.RayActorError:
+            actor = directory.connect()
+            continue
+        except ray.exceptions.GetTimeoutError:
+            continue
+        version = snapshot.version
+        progress.take(snapshot.engines)
+
+
+def _shut_serve_down(config: StackConfig) -> None:
+    import ray
+    from ray import serve
+
+    if not ray.is_initialized():
+        return
+    from serving.replica import KILL_GRACE_S
+
+    client: Any = None
+    with contextlib.suppress(Exception):  # whatever fails here, Ray's processes are ended next
+        client = serve.context._get_global_client(raise_if_no_controller_running=False)
+        if client is not None:
+            client.shutdown(timeout_s=config.front.drain_s + KILL_GRACE_S)
+
+
+def _stop_on_signals() -> None:
+    def stop(*_: object) -> None:
+        _ignore_signals()
+        raise _Stop
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m serving.cluster")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    _stop_on_signals()
+    try:
+        run(load(args.config), args.run_dir)
+    except _Stop:
+        return 0
+    except WarmloopError as error:
+        print(f"warmloop: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

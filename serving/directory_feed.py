@@ -1,0 +1,75 @@
+"""The directory's feed: a small process that is a Ray driver, so that the front door need not be.
+
+    Ray cluster ◀── long poll ── this process ── one snapshot a line, stdout ──▶ front door
+
+Two reasons. A Ray driver whose cluster goes away is ended by Ray itself after a minute ("The
+program will terminate"), and a front door must outlive its engines. And Ray's threads would share
+the interpreter with the data path. It ends when its stdin closes, that is, with its owner.
+
+    python -m serving.directory_feed --address 127.0.0.1:6379
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import sys
+import threading
+
+from serving import directory
+
+WATCH_S = 1.0
+CALL_S = 10.0
+"""A watch that takes longer means that the actor, or Ray, is gone."""
+
+
+async def follow(address: str) -> None:
+    """Print snapshots for ever; raises what Ray raises when the cluster cannot be reached."""
+    import ray
+
+    ray.init(
+        address=address,
+        namespace=directory.NAMESPACE,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    version = -1
+    actor = await asyncio.to_thread(directory.connect)
+    while True:
+        try:
+            async with asyncio.timeout(CALL_S):
+                snapshot = await actor.watch.remote(version, WATCH_S)
+        except ray.exceptions.RayActorError:
+            # It restarts by itself; if it was killed for good, a new one is made.
+            await asyncio.sleep(WATCH_S)
+            actor = await asyncio.to_thread(directory.connect)
+            continue
+        version = snapshot.version
+        sys.stdout.buffer.write(directory.encode(snapshot) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _end_with_owner() -> None:
+    """Read stdin to its end, then leave at once: Ray's own exit handlers may hang."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 1024):
+            pass
+    os._exit(0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m serving.directory_feed")
+    parser.add_argument("--address", required=True, help="the Ray cluster's GCS, host:port")
+    args = parser.parse_args()
+    threading.Thread(target=_end_with_owner, daemon=True).start()
+    try:
+        asyncio.run(follow(args.address))
+    except Exception as error:
+        print(f"directory feed: {type(error).__name__}: {error}", file=sys.stderr)
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

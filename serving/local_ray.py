@@ -1,0 +1,116 @@
+"""A Ray of one machine: only the parts that Warmloop needs, nothing beyond loopback.
+
+`ray.init()` by itself also starts an autoscaler, a log monitor and a dashboard server (three
+Python processes, 280 MB), and writes a token to the home folder. So the node is built from the
+class that `ray.init` and `ray start` use, with those left out; the version is pinned.
+
+Sockets have paths of at most 107 bytes, hence a short folder under /tmp. It is removed at the end;
+what a killed run left is removed by the next one of the same stack.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from serving import directory
+from serving.run_file import (
+    NAME,
+    TOKEN,
+    RunFile,
+    child_env,
+    make_token,
+    read_run_file,
+    write_run_file,
+)
+
+PREFIX = "wl-"
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Ray's shared memory; nothing of ours is kept there."""
+
+
+class LocalRay:
+    """Ray's processes, as children of this one. Blocking."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._node: Any = None
+        self._temp_dir: Path | None = None
+
+    def start(self) -> RunFile:
+        """Start Ray, connect to it as a driver, and say in the run file where it is."""
+        _remove_leftovers(self._run_dir)
+        token = make_token(self._run_dir)
+        os.environ.update(child_env(token))  # before Ray is imported, which reads it then
+        import ray
+        from ray._private.node import Node
+        from ray._private.parameter import RayParams
+
+        class QuietNode(Node):  # type: ignore[misc]  # Ray has no type hints
+            def start_api_server(self, **_: object) -> None:
+                """No dashboard server. `include_dashboard=False` would start it without pages."""
+
+        self._temp_dir = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))  # noqa: S108 see above
+        params = RayParams(
+            node_ip_address="127.0.0.1",
+            num_cpus=0,  # nothing of ours asks for cores, and idle workers are started by core
+            object_store_memory=OBJECT_STORE_BYTES,
+            temp_dir=str(self._temp_dir),
+            no_monitor=True,
+            include_log_monitor=False,
+            include_dashboard=False,
+            # Any free port instead of fixed ones: another Ray may run on this machine.
+            dashboard_agent_listen_port=0,
+            min_worker_port=0,
+            max_worker_port=0,
+        )
+        self._node = QuietNode(params, head=True, shutdown_at_exit=False, spawn_reaper=False)
+        ray.init(
+            address=self._node.address,
+            namespace=directory.NAMESPACE,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+        run = RunFile(
+            address=self._node.address,
+            namespace=directory.NAMESPACE,
+            token_path=str(token),
+            temp_dir=str(self._temp_dir),
+            pid=os.getpid(),
+            started_at=time.time(),
+        )
+        write_run_file(self._run_dir, run)
+        return run
+
+    def stop(self) -> None:
+        """End all of Ray's processes and remove its folder. Idempotent."""
+        (self._run_dir / NAME).unlink(missing_ok=True)
+        if self._node is not None:
+            import ray
+
+            with contextlib.suppress(Exception):
+                ray.shutdown()
+            self._node.kill_all_processes(check_alive=False, allow_graceful=True)
+            self._node = None
+        if self._temp_dir is not None:
+            shutil.rmtree(self._temp_dir, ignore_errors=True)
+        (self._run_dir / TOKEN).unlink(missing_ok=True)
+
+
+def _remove_leftovers(run_dir: Path) -> None:
+    """Clean up after a run that was killed. One that still runs is left alone."""
+    before = read_run_file(run_dir)
+    if before is None or psutil.pid_exists(before.pid):
+        return
+    folder = Path(before.temp_dir)
+    # The path comes from a file: only what we could have made ourselves is removed.
+    if folder.parent == Path("/tmp") and folder.name.startswith(PREFIX):  # noqa: S108
+        shutil.rmtree(folder, ignore_errors=True)
+    (run_dir / NAME).unlink(missing_ok=True)

@@ -1,0 +1,89 @@
+"""The run file: where the local Ray cluster is, for whoever needs to find it.
+
+`cluster.json` in the stack's run folder, written whole by one rename when Ray is up, removed when
+it ends in good order. The token beside it (mode 0600) is what Ray's own calls authenticate with;
+it is ours, so that nothing is written to the user's home folder. Here is also the environment that
+every process near Ray needs, since Ray reads most of it when it is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+NAME = "cluster.json"
+TOKEN = "ray-token"  # noqa: S105 a file's name
+PACKAGES = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFile:
+    """A running local cluster."""
+
+    address: str
+    """The GCS, host:port: what `ray.init(address=...)` takes."""
+    namespace: str
+    token_path: str
+    temp_dir: str
+    pid: int
+    """The process of `serving.cluster`."""
+    started_at: float
+    """Unix seconds."""
+
+
+def read_run_file(run_dir: Path) -> RunFile | None:
+    """The running cluster's particulars; None while there is none."""
+    try:
+        return msgspec.json.decode((run_dir / NAME).read_bytes(), type=RunFile)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def write_run_file(run_dir: Path, run: RunFile) -> None:
+    """Atomic: a reader sees all of it or nothing."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=run_dir, prefix=f".{NAME}.")
+    with os.fdopen(handle, "wb") as file:
+        file.write(msgspec.json.encode(run))
+    Path(name).replace(run_dir / NAME)
+
+
+def make_token(run_dir: Path) -> Path:
+    """A fresh secret for this run, readable by its owner only."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / TOKEN
+    path.unlink(missing_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_hex(32))
+    return path
+
+
+def child_env(token_path: str | Path) -> dict[str, str]:
+    """Our environment, plus what a process needs to speak to this cluster."""
+    path = os.pathsep.join(p for p in (str(PACKAGES), os.environ.get("PYTHONPATH")) if p)
+    return {**os.environ, "PYTHONPATH": path, **ray_env(token_path)}
+
+
+def ray_env(token_path: str | Path) -> dict[str, str]:
+    """What Ray is told before it is imported; its child processes inherit it."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_path),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # The one switch that keeps every gRPC server on 127.0.0.1. Its name says where Ray needed
+        # it first; without it, `_node_ip_address="127.0.0.1"` is replaced by the outer address,
+        # and the servers listen on all of them.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # No metrics agent work and no idle workers: our actors are few, and engines need the cores.
+        "RAY_enable_metrics_collection": "0",
+        "RAY_enable_worker_prestart": "0",
+        "RAY_prestart_worker_first_driver": "0",
+        "RAY_SERVE_ENABLE_HA_PROXY": "0",
+        "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
+    }

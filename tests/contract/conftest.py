@@ -1,0 +1,53 @@
+"""Front doors for the contract tests: with a scripted model, and the whole over a simulator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from openai import AsyncOpenAI
+
+from serving.config import SimulatorConfig
+from serving.simulator import Simulator
+from tests.contract.front_door import Front, clients, front_door, served, stack
+
+
+@pytest.fixture
+async def front(tmp_path: Path) -> AsyncIterator[Front]:
+    """Routes, worker and journal, with a scripted model."""
+    async with front_door(tmp_path / "journal.db") as running:
+        yield running
+
+
+@pytest.fixture
+async def simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncOpenAI]:
+    """The whole application over one simulated engine; scripts go into the messages."""
+    from orchestrator.app import create_app
+
+    monkeypatch.setenv("WARMLOOP_HOME", str(tmp_path))
+    simulator = Simulator("big", 8192, SimulatorConfig(decode_tokens_per_s=2000.0))
+    runner = web.AppRunner(simulator.app())
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    app = create_app(stack(f"http://{host}:{port}"))
+    async with AsyncExitStack() as life:
+        life.push_async_callback(runner.cleanup)
+        url = await life.enter_async_context(served(app))
+        client, http = await life.enter_async_context(clients(url))
+        await _ready(http)
+        yield client
+
+
+async def _ready(http: aiohttp.ClientSession) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            async with http.get("/ready") as answer:
+                if answer.status == 200:
+                    return

@@ -1,0 +1,251 @@
+"""What every journal promises, held against each of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.clock import FakeClock
+from orchestrator.events import (
+    AnyEvent,
+    ConversationStarted,
+    ModelIntent,
+    OutputDelta,
+    ResponseAccepted,
+    ResponseFinished,
+)
+from orchestrator.journal import AlreadyAccepted, Fenced, Journal, Lease
+from orchestrator.journal_memory import MemoryJournal
+from orchestrator.journal_sqlite import SqliteJournal
+
+Open = Callable[[], Journal]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def journal(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
+) -> AsyncIterator[Journal]:
+    opened: Journal
+    if request.param == "memory":
+        opened = MemoryJournal(clock=clock)
+    else:
+        opened = SqliteJournal(tmp_path / "journal.db", clock=clock)
+    yield opened
+    await opened.close()
+
+
+def intent(step: int) -> ModelIntent:
+    return ModelIntent(step, 1, 5.0)
+
+
+def accepted(response_id: str = "resp_1", key: str = "") -> ResponseAccepted:
+    item = {"type": "message", "role": "user", "content": "hé"}
+    return ResponseAccepted(response_id, 1.0, [item], {"model": "desk"}, idempotency_key=key)
+
+
+async def leased(journal: Journal, conversation: str = "c", owner: str = "a") -> Lease:
+    lease = await journal.lease(conversation, owner, 10)
+    assert lease is not None
+    return lease
+
+
+async def events(journal: Journal, conversation: str = "c", after: int = 0) -> list[AnyEvent]:
+    return [each.event for each in await journal.read(conversation, after)]
+
+
+async def test_what_is_appended_is_read_in_order_and_numbered_from_one(journal: Journal) -> None:
+    lease = await leased(journal)
+    written: list[AnyEvent] = [ConversationStarted("desk@1", 1.0), accepted(), intent(1)]
+    assert await journal.append(lease, written[:2]) == 2
+    assert await journal.append(lease, written[2:]) == 3
+    recorded = await journal.read("c")
+    assert [each.seq for each in recorded] == [1, 2, 3]
+    assert [each.event for each in recorded] == written
+    assert await events(journal, after=2) == written[2:]
+    assert await events(journal, after=3) == []
+
+
+async def test_an_unknown_conversation_reads_as_empty(journal: Journal) -> None:
+    assert await journal.read("nobody") == []
+
+
+async def test_many_appends_at_once_are_all_stored_without_gaps(journal: Journal) -> None:
+    names = [f"c{number}" for number in range(20)]
+    leases = [await leased(journal, name) for name in names]
+    await asyncio.gather(
+        *(journal.append(lease, [intent(step)]) for step in range(1, 30) for lease in leases)
+    )
+    for name in names:
+        recorded = await journal.read(name)
+        assert [each.seq for each in recorded] == list(range(1, 30))
+        assert [each.event.step for each in recorded] == list(range(1, 30))  # type: ignore[union-attr]
+
+
+async def test_soft_and_durable_appends_keep_their_order(journal: Journal) -> None:
+    lease = await leased(journal)
+    soft = journal.append(lease, [OutputDelta(1, 1, "text", "a")], durable=False)
+    hard = journal.append(lease, [intent(2)])
+    await asyncio.gather(soft, hard)
+    assert await events(journal) == [OutputDelta(1, 1, "text", "a"), intent(2)]
+
+
+async def test_an_append_of_nothing_stores_nothing(journal: Journal) -> None:
+    lease = await leased(journal)
+    await journal.append(lease, [intent(1)])
+    assert await journal.append(lease, []) == 1
+
+
+async def test_a_lease_excludes_other_owners_until_it_runs_out(
+    journal: Journal, clock: FakeClock
+) -> None:
+    first = await leased(journal, owner="a")
+    assert await journal.lease("c", "b", 10) is None
+    clock.advance(10)
+    second = await leased(journal, owner="b")
+    assert second.token > first.token
+
+
+async def test_a_renewal_keeps_its_token(journal: Journal, clock: FakeClock) -> None:
+    first = await leased(journal)
+    clock.advance(5)
+    renewed = await leased(journal)
+    assert renewed.token == first.token
+    assert renewed.expires_at == clock.now() + 10
+
+
+async def test_a_released_lease_is_free_at_once_and_the_next_has_a_higher_token(
+    journal: Journal,
+) -> None:
+    first = await leased(journal, owner="a")
+    await journal.release(first)
+    second = await leased(journal, owner="b")
+    assert second.token > first.token
+    await journal.release(first)  # stale: must not free the other's
+    assert await journal.lease("c", "a", 10) is None
+
+
+async def test_an_append_with_an_older_token_is_refused_whatever_the_clock_says(
+    journal: Journal, clock: FakeClock
+) -> None:
+    zombie = await leased(journal, owner="a")
+    clock.advance(10)
+    heir = await leased(journal, owner="b")
+    with pytest.raises(Fenced):
+        await journal.append(zombie, [intent(1)])
+    clock.advance(100)
+    with pytest.raises(Fenced):
+        await journal.append(zombie, [intent(1)], durable=False)
+    await journal.append(heir, [intent(2)])
+    assert await events(journal) == [intent(2)]
+
+
+async def test_a_lease_that_ran_out_still_writes_while_nobody_else_took_over(
+    journal: Journal, clock: FakeClock
+) -> None:
+    lease = await leased(journal)
+    clock.advance(60)
+    assert await journal.append(lease, [intent(1)]) == 1
+
+
+async def test_a_fenced_append_does_not_disturb_the_others_of_its_batch(
+    journal: Journal, clock: FakeClock
+) -> None:
+    zombie = await leased(journal, "c1", "a")
+    clock.advance(10)
+    await leased(journal, "c1", "b")
+    fine = await leased(journal, "c2", "a")
+    results = await asyncio.gather(
+        journal.append(fine, [intent(1)]),
+        journal.append(zombie, [intent(1)]),
+        journal.append(fine, [intent(2)]),
+        return_exceptions=True,
+    )
+    assert results[0] == 1
+    assert isinstance(results[1], Fenced)
+    assert results[2] == 2
+
+
+async def test_a_response_is_found_by_its_id(journal: Journal) -> None:
+    lease = await leased(journal)
+    await journal.append(lease, [ConversationStarted("desk@1", 1.0), accepted()])
+    ref = await journal.find_response("resp_1")
+    assert ref is not None
+    assert (ref.conversation, ref.first_seq) == ("c", 2)
+    assert await journal.find_response("resp_2") is None
+
+
+async def test_an_idempotency_key_is_accepted_once(journal: Journal) -> None:
+    first, second = await leased(journal, "c1"), await leased(journal, "c2")
+    await journal.append(first, [accepted("resp_1", key="k")])
+    with pytest.raises(AlreadyAccepted) as caught:
+        await journal.append(second, [ConversationStarted("d", 1.0), accepted("resp_2", key="k")])
+    assert caught.value.ref.response_id == "resp_1"
+    assert await journal.read("c2") == []
+    found = await journal.find_idempotent("k")
+    assert found == caught.value.ref
+    assert await journal.find_idempotent("other") is None
+
+
+async def test_two_requests_with_one_key_at_once_make_one_response(journal: Journal) -> None:
+    leases = [await leased(journal, f"c{number}") for number in range(8)]
+    results = await asyncio.gather(
+        *(
+            journal.append(lease, [accepted(f"resp_{number}", key="k")])
+            for number, lease in enumerate(leases)
+        ),
+        return_exceptions=True,
+    )
+    assert [result for result in results if result == 1] == [1]
+    assert sum(isinstance(result, AlreadyAccepted) for result in results) == 7
+
+
+async def test_unfinished_lists_what_has_no_end(journal: Journal) -> None:
+    one, two = await leased(journal, "c1"), await leased(journal, "c2")
+    await journal.append(one, [accepted("resp_1")])
+    await journal.append(two, [accepted("resp_2")])
+    await journal.append(one, [ResponseFinished("resp_1", 2.0, "completed")])
+    assert [ref.response_id for ref in await journal.unfinished()] == ["resp_2"]
+
+
+async def _soon(condition: Callable[[], bool], act: Callable[[], Awaitable[object]]) -> None:
+    while not condition():
+        await act()
+
+
+async def test_wait_wakes_with_news_and_says_when_there_are_some_already(
+    journal: Journal, clock: FakeClock
+) -> None:
+    lease = await leased(journal)
+    waiting = asyncio.create_task(journal.wait("c", 0, 10))
+    await _soon(lambda: clock.waiting > 0, lambda: asyncio.sleep(0))
+    await journal.append(lease, [intent(1)], durable=False)
+    assert await waiting is True
+    assert await journal.wait("c", 0, 10) is True
+
+
+async def test_wait_says_false_when_time_is_up(journal: Journal, clock: FakeClock) -> None:
+    lease = await leased(journal)
+    await journal.append(lease, [intent(1)])
+    waiting = asyncio.create_task(journal.wait("c", 1, 10))
+    await _soon(lambda: clock.waiting > 0, lambda: asyncio.sleep(0))
+    clock.advance(10)
+    assert await waiting is False
+
+
+async def test_a_wait_that_is_given_up_leaves_nothing_behind(
+    journal: Journal, clock: FakeClock
+) -> None:
+    waiting = asyncio.create_task(journal.wait("c", 0, 10))
+    await _soon(lambda: clock.waiting > 0, lambda: asyncio.sleep(0))
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert clock.waiting == 0

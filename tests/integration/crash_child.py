@@ -1,0 +1,138 @@
+"""A front door in small, to be killed: worker, SQLite journal, scripted model, counting tools.
+
+    python crash_child.py FOLDER TURNS [STOP]
+
+Every point that it passes is announced as a line on stdout. At the STOP-th point (or at the first
+whose line begins with STOP) it says `stopped ...` and waits for SIGKILL. Without a crash it ends
+with `finished STATUS`. What tools do goes to FOLDER/ledger, fsynced, outside of the journal; every
+prompt goes to FOLDER/prompts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.agents import Agents, resolve
+from orchestrator.events import AnyEvent, ConversationStarted, OutputDelta, ResponseAccepted
+from orchestrator.journal import Lease
+from orchestrator.journal_sqlite import SqliteJournal
+from orchestrator.machine import fold_all
+from orchestrator.model import ModelTurn, TextDelta
+from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
+from orchestrator.tools import from_function, tool
+from orchestrator.worker import Worker
+from serving.config import AgentConfig, AgentLimits
+
+folder = Path(sys.argv[1])
+turns = int(sys.argv[2])
+stop = sys.argv[3] if len(sys.argv) > 3 else ""
+CONVERSATION, RESPONSE, KEY = "conv_1", "resp_1", "the-key"
+
+passed = 0
+streamed = asyncio.Event()
+
+
+async def point(name: str) -> None:
+    global passed  # noqa: PLW0603 - a script
+    passed += 1
+    if stop and (stop == str(passed) or (not stop.isdigit() and name.startswith(stop))):
+        print("stopped", name, flush=True)
+        await asyncio.Event().wait()
+    print(name, flush=True)
+
+
+class Announcing(SqliteJournal):
+    """The real journal; says what it is about to store, and what is stored."""
+
+    async def append(
+        self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
+    ) -> int:
+        kinds = "+".join(type(event).__name__ for event in events)
+        await point(f"before {kinds}")
+        seq = await super().append(lease, events, durable=durable)
+        if any(isinstance(event, OutputDelta) for event in events):
+            streamed.set()
+        await point(f"after {kinds}")
+        return seq
+
+
+def record(file: str, **line: Any) -> None:
+    handle = os.open(folder / file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(handle, json.dumps(line).encode() + b"\n")
+    os.fsync(handle)
+    os.close(handle)
+
+
+@tool(kind="idempotent")
+async def count_once(n: int, *, idempotency_key: str) -> str:
+    """Count, once for each key."""
+    await point(f"tool started {n}")
+    record("ledger", tool="count_once", n=n, key=idempotency_key)
+    await point(f"tool ran {n}")
+    return f"counted {n}"
+
+
+@tool(kind="unsafe")
+async def count_blindly(n: int, *, idempotency_key: str) -> str:
+    """Count, as often as it is called."""
+    await point(f"tool started {n}")
+    record("ledger", tool="count_blindly", n=n, key=idempotency_key)
+    await point(f"tool ran {n}")
+    return f"counted {n}"
+
+
+@tool(kind="unsafe")
+async def slow(n: int, *, idempotency_key: str) -> str:
+    """Count, and let the other calls of the turn be done first."""
+    record("ledger", tool="slow", n=n, key=idempotency_key)
+    await point(f"slow started {n}")
+    for _ in range(200):
+        await asyncio.sleep(0)
+    await point(f"slow ran {n}")
+    return f"counted {n}"
+
+
+def script(turn: ModelTurn) -> Iterator[Scripted]:
+    messages = json.loads(turn.body)["messages"]
+    at = sum("tool_calls" in message for message in messages)
+    record("prompts", turn=at, body=turn.body.decode())
+    if at == turns:
+        return iter(says("done"))
+    if at == 0:
+        # Streams, and goes on when what it streamed is in the journal.
+        first, *rest = calls(("count_once", {"n": at}))
+        return iter([first, TextDelta("let me "), streamed.wait(), point("streamed"), *rest])
+    if at % 3 == 1:
+        return iter(calls(("slow", {"n": at}), ("count_once", {"n": at})))
+    return iter(calls((("count_blindly", "count_once")[at % 2], {"n": at})))
+
+
+async def main() -> None:
+    config = AgentConfig(
+        instructions="Count.", reply_tool=False, limits=AgentLimits(max_turns=100, same_call=99)
+    )
+    tools = [from_function(each) for each in (count_once, count_blindly, slow)]
+    agents = Agents([resolve("counter", config, tools)])
+    journal = Announcing(folder / "journal.db")
+    async with Worker(
+        journal=journal, agents=agents, models=ScriptedModel(script), delta_batch_s=0.001
+    ) as worker:
+        # A client that has no answer sends its request again, with the same key.
+        items = [{"role": "user", "content": "Count."}]
+        asked = ResponseAccepted(RESPONSE, time.time(), items, idempotency_key=KEY)
+        start = ConversationStarted("counter@1", asked.at)
+        await worker.accept(CONVERSATION, asked, start=start)
+        await worker.run(CONVERSATION)
+    state = fold_all(await journal.read(CONVERSATION))
+    await journal.close()
+    print("finished", state.last_status, flush=True)
+
+
+asyncio.run(main())

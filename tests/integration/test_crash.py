@@ -1,0 +1,270 @@
+"""SIGKILL between and inside the steps of a run: each row of the crash table, seen happening.
+
+A child process (`crash_child.py`) runs an agent and is killed at a point that it announces; then it
+is started again and must finish. What is checked afterwards: the journal, the ledger that the tools
+wrote outside of it, and every prompt, byte for byte, against a run without a crash.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.events import (
+    AnyEvent,
+    ModelFailed,
+    ModelIntent,
+    ModelResult,
+    OutputDelta,
+    ResponseAccepted,
+    ResponseFinished,
+    ToolIntent,
+    ToolResult,
+)
+from orchestrator.journal_sqlite import SqliteJournal
+
+CHILD = Path(__file__).parent / "crash_child.py"
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 60
+TURNS = 4
+
+
+@dataclass
+class Bench:
+    """A folder with a journal, and the child that works in it."""
+
+    folder: Path
+    turns: int = TURNS
+
+    def start(self, stop: str = "") -> str:
+        """Run the child; kill it where it stops. Returns its last line."""
+        command = [sys.executable, str(CHILD), str(self.folder), str(self.turns), stop]
+        with subprocess.Popen(
+            command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdout is not None
+            last = ""
+            try:
+                for line in child.stdout:
+                    last = line.strip()
+                    if last.startswith("stopped"):
+                        break
+            finally:
+                child.kill()
+                child.wait(LIMIT_S)
+        return last
+
+    async def log(self) -> list[AnyEvent]:
+        journal = SqliteJournal(self.folder / "journal.db")
+        try:
+            return [each.event for each in await journal.read("conv_1")]
+        finally:
+            await journal.close()
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        file = self.folder / name
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def keys(self) -> list[str]:
+        return [line["key"] for line in self.lines("ledger")]
+
+    def prompts(self) -> dict[int, set[str]]:
+        found: dict[int, set[str]] = {}
+        for line in self.lines("prompts"):
+            found.setdefault(line["turn"], set()).add(line["body"])
+        return found
+
+    async def crash_and_finish(self, stop: str) -> tuple[list[AnyEvent], list[AnyEvent]]:
+        """The log as the crash left it, and as it is in the end."""
+        last = self.start(stop)
+        assert last.startswith("stopped"), f"never came to {stop!r}: {last!r}"
+        left = await self.log()
+        ran_before = self.keys()
+        assert self.start() == "finished completed"
+        log = await self.log()
+        check(log, self.keys())
+        # No call whose result the journal has runs again.
+        done = {each.call_id for each in left if isinstance(each, ToolResult)}
+        again = self.keys()[len(ran_before) :]
+        assert not [key for key in again if key.rpartition(":")[2] in done]
+        return left, log
+
+
+def check(log: list[AnyEvent], ledger: list[str]) -> None:
+    """What holds for every finished run, however often it was killed."""
+    assert sum(isinstance(each, ResponseAccepted) for each in log) == 1
+    assert isinstance(log[-1], ResponseFinished)
+    assert log[-1].status == "completed"
+    intents = {each.call_id: each for each in log if isinstance(each, ToolIntent)}
+    results = [each for each in log if isinstance(each, ToolResult)]
+    assert len({each.call_id for each in results}) == len(results), "a call with two results"
+    assert {each.call_id for each in results} == set(intents)
+    assert set(ledger) <= {each.key for each in intents.values()}, "an effect without intent"
+    for result in results:
+        key = intents[result.call_id].key
+        assert key == f"conv_1:{result.step}:{result.call_id}"
+        attempts = intents[result.call_id].attempt
+        if result.outcome == "ok":
+            assert 1 <= ledger.count(key) <= attempts
+        else:
+            assert result.outcome == "outcome_unknown"
+            assert ledger.count(key) <= 1
+    assert [each.step for each in log if isinstance(each, ModelResult)] == sorted(
+        {each.step for each in log if isinstance(each, ModelIntent)}
+    )
+
+
+def outcomes(log: list[AnyEvent]) -> list[str]:
+    return [each.outcome for each in log if isinstance(each, ToolResult)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    bench = Bench(tmp_path_factory.mktemp("undisturbed"))
+    assert bench.start() == "finished completed"
+    return bench
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+async def test_without_a_crash_every_call_runs_once(undisturbed: Bench) -> None:
+    log = await undisturbed.log()
+    check(log, undisturbed.keys())
+    assert len(undisturbed.keys()) == len(set(undisturbed.keys())) == 5
+    assert set(outcomes(log)) == {"ok"}
+
+
+async def test_killed_before_the_input_is_committed_a_retry_makes_one_turn(
+    bench: Bench, undisturbed: Bench
+) -> None:
+    left, _ = await bench.crash_and_finish("before ConversationStarted+ResponseAccepted")
+    assert left == []
+    assert bench.prompts() == undisturbed.prompts()
+
+
+async def test_killed_after_the_commit_the_retry_finds_the_same_turn(
+    bench: Bench, undisturbed: Bench
+) -> None:
+    left, _ = await bench.crash_and_finish("after ConversationStarted+ResponseAccepted")
+    assert [type(each) for each in left][-1] is ResponseAccepted
+    assert bench.prompts() == undisturbed.prompts()
+
+
+async def test_killed_during_the_stream_what_was_delivered_stays_and_is_superseded(
+    bench: Bench, undisturbed: Bench
+) -> None:
+    left, log = await bench.crash_and_finish("streamed")
+    assert isinstance(left[-1], OutputDelta)
+    assert log[: len(left)] == left
+    superseded = log[len(left)]
+    assert isinstance(superseded, ModelFailed)
+    assert superseded.superseded
+    assert superseded.wasted_tokens > 0
+    again = log[len(left) + 1]
+    assert isinstance(again, ModelIntent)
+    assert (again.step, again.attempt) == (1, 2)
+    assert bench.prompts() == undisturbed.prompts()
+
+
+async def test_killed_before_the_answer_is_journaled_it_is_sampled_again_and_no_tool_has_run(
+    bench: Bench, undisturbed: Bench
+) -> None:
+    left, _ = await bench.crash_and_finish("before ModelResult+ToolIntent")
+    assert not [each for each in left if isinstance(each, ModelResult | ToolIntent)]
+    assert len(bench.lines("prompts")) == len(undisturbed.lines("prompts")) + 1
+    assert bench.keys() == undisturbed.keys()
+    assert bench.prompts() == undisturbed.prompts()
+
+
+async def test_killed_with_the_intent_journaled_an_idempotent_tool_runs_once(
+    bench: Bench, undisturbed: Bench
+) -> None:
+    left, log = await bench.crash_and_finish("after ModelResult+ToolIntent")
+    assert isinstance(left[-1], ToolIntent)
+    assert bench.keys() == undisturbed.keys()
+    assert set(outcomes(log)) == {"ok"}
+    assert bench.prompts() == undisturbed.prompts()
+
+
+async def test_killed_after_an_idempotent_tool_ran_it_repeats_with_its_key(
+    bench: Bench, undisturbed: Bench
+) -> None:
+    _, log = await bench.crash_and_finish("tool ran 0")
+    first = bench.keys()[0]
+    assert bench.keys().count(first) == 2
+    intents = [each for each in log if isinstance(each, ToolIntent) and each.key == first]
+    assert [each.attempt for each in intents] == [1, 2]
+    assert bench.prompts() == undisturbed.prompts()
+
+
+@pytest.mark.parametrize("stop", ["tool started 2", "tool ran 2"])
+async def test_killed_inside_any_other_tool_its_outcome_is_unknown_and_it_never_runs_again(
+    bench: Bench, undisturbed: Bench, stop: str
+) -> None:
+    _, log = await bench.crash_and_finish(stop)
+    assert outcomes(log).count("outcome_unknown") == 1
+    assert sum(line["tool"] == "count_blindly" for line in bench.lines("ledger")) == (
+        1 if stop == "tool ran 2" else 0
+    )
+    told = bench.prompts()[3].pop()
+    assert "the outcome of this call is unknown" in told
+    for turn in (0, 1, 2):
+        assert bench.prompts()[turn] == undisturbed.prompts()[turn]
+
+
+async def test_killed_with_one_of_two_parallel_calls_done_only_the_other_is_dealt_with(
+    bench: Bench, undisturbed: Bench
+) -> None:
+    left, log = await bench.crash_and_finish("slow ran 1")
+    assert isinstance(left[-1], ToolResult)
+    assert left[-1].outcome == "ok"
+    done_key = f"conv_1:{left[-1].step}:{left[-1].call_id}"
+    assert bench.keys().count(done_key) == 1
+    assert outcomes(log).count("outcome_unknown") == 1  # the slow one, which is unsafe
+    assert bench.prompts()[1] == undisturbed.prompts()[1]
+
+
+@pytest.mark.parametrize("stop", ["before ToolResult+ModelIntent", "after ToolResult+ModelIntent"])
+async def test_killed_around_a_result_the_next_prompt_has_the_same_bytes(
+    bench: Bench, undisturbed: Bench, stop: str
+) -> None:
+    _, log = await bench.crash_and_finish(stop)
+    assert set(outcomes(log)) == {"ok"}
+    assert bench.prompts() == undisturbed.prompts()
+
+
+async def test_killed_around_the_final_answer_there_is_one_answer(bench: Bench) -> None:
+    _, log = await bench.crash_and_finish("before ModelResult+ResponseFinished")
+    assert sum(isinstance(each, ResponseFinished) for each in log) == 1
+
+
+async def test_a_run_that_is_killed_fifteen_times_at_random_still_completes(
+    tmp_path: Path,
+) -> None:
+    choose = random.Random(20261122)
+    bench = Bench(tmp_path, turns=9)
+    kills = 0
+    results: dict[str, ToolResult] = {}
+    while kills < 15:
+        last = bench.start(str(choose.randint(3, 14)))
+        if last.startswith("finished"):
+            break
+        assert last.startswith("stopped"), last
+        kills += 1
+        log = await bench.log()
+        known = {each.call_id: each for each in log if isinstance(each, ToolResult)}
+        assert results.items() <= known.items(), "a result was lost or changed"
+        results = known
+    assert kills >= 8
+    assert bench.start() == "finished completed"
+    check(await bench.log(), bench.keys())

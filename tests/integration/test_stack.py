@@ -1,0 +1,199 @@
+"""Whole stacks on a real Ray: they come up, survive the front door's death, and leave nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import openai
+import psutil
+import pytest
+from tests.integration.stacks import Stack, eventually, stack
+
+pytestmark = pytest.mark.ray
+
+TOOLS = Path(__file__).parent / "tools"
+SIMULATED = {
+    "frontier": {"engine": "simulated", "tier": "frontier"},
+    "small": {"engine": "simulated", "tier": "small"},
+}
+AGENT = {
+    "model": "auto",
+    "tools": ["ledger_tools:charge", "ledger_tools:ship"],
+    "tool_path": str(TOOLS),
+}
+GONE_S = 10.0
+
+
+def script(*steps: dict[str, Any]) -> str:
+    """A question that makes a simulated engine answer with these steps."""
+    return "go\nSIMULATE: " + json.dumps({"steps": list(steps)})
+
+
+def call(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"calls": [{"name": name, "arguments": arguments}]}
+
+
+def client(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+
+
+def lines(ledger: Path) -> list[str]:
+    return ledger.read_text().splitlines() if ledger.exists() else []
+
+
+def gone(made: Stack) -> None:
+    eventually(lambda: not made.processes(), "all processes are gone", GONE_S)
+
+
+def front_of(made: Stack) -> psutil.Process:
+    return eventually(lambda: made.process("orchestrator.front"), "the front door runs")
+
+
+def test_a_run_survives_the_front_doors_sigkill_and_repeats_only_what_may_be_repeated(
+    tmp_path: Path,
+) -> None:
+    ledger = tmp_path / "ledger"
+    hold = tmp_path / "ledger.hold"
+    with stack(tmp_path, models=SIMULATED, agents={"clerk": AGENT}) as made:
+        made.extra_env["WARMLOOP_TEST_LEDGER"] = str(ledger)
+        url = made.up()
+        engines = {p.pid for p in made.processes() if "serving.simulator" in p.cmdline()}
+        hold.touch()
+        question = script(
+            call("charge", amount=7), call("ship", order="A1"), call("reply", text="all done")
+        )
+        begun = client(url).responses.create(model="clerk", input=question, background=True)
+        eventually(lambda: any("ship-begin" in line for line in lines(ledger)), "the tool runs")
+
+        front_of(made).kill()
+        hold.unlink()
+
+        def final() -> Any:
+            try:
+                found = client(url).responses.retrieve(begun.id)
+            except openai.APIConnectionError:
+                return None
+            return found if found.status not in ("queued", "in_progress") else None
+
+        response = eventually(final, "the run ends after the restart")
+        assert response.status == "completed", response
+        assert response.output_text == "all done"
+        assert lines(ledger).count("charge 7") == 1
+        keys = {line.split()[1] for line in lines(ledger) if line.startswith("ship-begin")}
+        assert len(keys) == 1, "the repeated call has the same key"
+        still = {p.pid for p in made.processes() if "serving.simulator" in p.cmdline()}
+        assert still == engines, "the engines stayed up"
+        assert made.run("down", "-c", str(made.config)).returncode == 0
+        gone(made)
+
+
+def test_an_unsafe_call_in_doubt_ends_as_outcome_unknown(tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    source = (TOOLS / "ledger_tools.py").read_text().replace('kind="idempotent"', 'kind="unsafe"')
+    source = source.replace(", *, idempotency_key: str", "").replace("{idempotency_key}", "-")
+    (tmp_path / "tools" / "unsafe_tools.py").write_text(source)
+    ledger, hold = tmp_path / "ledger", tmp_path / "ledger.hold"
+    agent = {
+        **AGENT,
+        "tools": ["unsafe_tools:ship"],
+        "tool_path": str(tmp_path / "tools"),
+    }
+    with stack(tmp_path, models=SIMULATED, agents={"clerk": agent}) as made:
+        made.extra_env["WARMLOOP_TEST_LEDGER"] = str(ledger)
+        url = made.up()
+        hold.touch()
+        question = script(call("ship", order="A1"), call("reply", text="told"))
+        begun = client(url).responses.create(model="clerk", input=question, background=True)
+        eventually(lambda: lines(ledger), "the tool runs")
+        front_of(made).kill()
+        hold.unlink()
+
+        def final() -> Any:
+            try:
+                found = client(url).responses.retrieve(begun.id)
+            except openai.APIConnectionError:
+                return None
+            return found if found.status not in ("queued", "in_progress") else None
+
+        response = eventually(final, "the run ends after the restart")
+        assert lines(ledger).count("ship-begin -") == 1, "it did not run again"
+        assert "outcome of this call is unknown" in response.model_dump_json()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_ctrl_c_and_sigkill_of_the_supervisor_leave_no_process(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with stack(tmp_path, models=SIMULATED) as made:
+        holder = made.start("up", "-c", str(made.config))
+        run_file = made.home / "stacks" / made.name / "run.json"
+        eventually(
+            lambda: run_file.exists() and '"ready"' in run_file.read_text(), "the stack is ready"
+        )
+        assert len(made.processes()) > 5
+        assert not [c for c in listening(made) if c not in ("127.0.0.1", "::1")]
+        holder.send_signal(number)
+        gone(made)
+        holder.communicate(timeout=GONE_S)
+
+
+def listening(made: Stack) -> list[str]:
+    """Every address that some process of the stack listens on."""
+    found = []
+    for process in made.processes():
+        try:
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    found.append(connection.laddr.ip)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_second_stack_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    models = {"m": {"engine": "external", "urls": ["http://127.0.0.1:9"]}}
+    with stack(tmp_path, models=models) as made:
+        first = made.start("up", "-c", str(made.config))
+        run_file = made.home / "stacks" / made.name / "run.json"
+        eventually(run_file.exists, "the first stack holds its lock")
+        second = made.run("up", "-c", str(made.config))
+        assert second.returncode == 2
+        assert "already running" in second.stderr
+        first.send_signal(signal.SIGINT)
+        gone(made)
+        first.communicate(timeout=GONE_S)
+
+
+def test_an_engine_that_cannot_start_ends_up_with_its_own_last_words(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text('{"model_type": "nothing-like-this"}')
+    (broken / "tokenizer.json").write_text("{}")
+    (broken / "model.safetensors").write_bytes(b"\0" * 16)
+    models = {"m": {"engine": "vllm", "sources": [{"path": str(broken)}], "memory_gib": 0}}
+    with stack(tmp_path, models=models) as made:
+        done = made.run("up", "-c", str(made.config))
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "models.m" in done.stderr
+        assert "nothing-like-this" in done.stderr
+        assert "Traceback" not in done.stderr
+        gone(made)
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    made = Stack(tmp_path / "none.yaml", tmp_path, "none")
+    for args, word in [
+        (("up", "-c", str(tmp_path / "none.yaml")), "no such file"),
+        (("run", "hello"), "no stack is running"),
+        (("run", " "), "task"),
+        (("status",), "no stack is running"),
+        (("down",), "no stack is running"),
+    ]:
+        done: subprocess.CompletedProcess[str] = made.run(*args)
+        assert done.returncode in (1, 2)
+        assert word in done.stderr
+        assert "Traceback" not in done.stderr
