@@ -3,6 +3,8 @@
     a step = model intent, model result, tool intent, tool result: all journaled, fsynced where the
              worker promises it; the prompt rendered over a 15-turn history, the arguments checked
     bare   = the same script, rendering, checking and tool, without journal and worker
+    sqlite = two fsynced transactions of so many bytes a step and nothing else, in one thread: what
+             the file system and SQLite take of it on this machine, now
 
 The model is scripted and the tool does nothing, so what is left is ours. CPU is of the whole
 process (the journal's writer thread too). The journal is a real file; its fsyncs are real.
@@ -16,6 +18,7 @@ import argparse
 import asyncio
 import gc
 import json
+import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Coroutine
@@ -186,7 +189,7 @@ async def bare(shape: Shape, folder: Path, tick: Callable[[int], None]) -> float
             answer = Answer(step, 1)
             turn = ModelTurn(prompt.body({}), name, name, "tool-call")
             async for event in model.turn(turn):
-                answer.feed(event)  # type: ignore[arg-type]
+                answer.feed(event)
             text, wanted, done = answer.whole()
             history.append(ModelResult(step, 1, 0.0, text, wanted, done.finish_reason))
             for call in wanted:
@@ -201,6 +204,23 @@ async def bare(shape: Shape, folder: Path, tick: Callable[[int], None]) -> float
     before = time.process_time()
     await _each(one, shape)
     return time.process_time() - before
+
+
+async def sqlite(shape: Shape, folder: Path, tick: Callable[[int], None]) -> float:
+    """The floor: the transactions alone."""
+    connection = sqlite3.connect(folder / "floor.db", isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("CREATE TABLE e (c INTEGER, s INTEGER, p TEXT, PRIMARY KEY (c, s))")
+    insert = "INSERT INTO e VALUES (?,?,?),(?,?,?)"
+    before = time.process_time()
+    for number in range(shape.sessions):
+        for seq in range(0, STEPS * 4, 2):
+            connection.execute(insert, (number, seq, "x" * 250, number, seq + 1, "x" * 250))
+        tick(STEPS)
+    spent = time.process_time() - before
+    connection.close()
+    return spent
 
 
 Case = Callable[[Shape, Path, Callable[[int], None]], Coroutine[Any, Any, float]]
@@ -233,7 +253,10 @@ def main() -> None:
     shapes = [Shape(args.alone, 1), Shape(args.sessions, args.sessions)]
     with Progress(console=console, transient=True, refresh_per_second=4) as progress:
         for shape in shapes:
-            for name, case in (("bare", bare), ("durable", durable)):
+            cases: list[tuple[str, Case]] = [("bare", bare), ("durable", durable)]
+            if shape.at_once == 1:
+                cases.append(("sqlite", sqlite))
+            for name, case in cases:
                 figures.append(measure(name, case, shape, args.dir, progress))
     _print(console, figures)
     if args.json:

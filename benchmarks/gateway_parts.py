@@ -1,8 +1,9 @@
-"""The three programs of the gateway benchmark: a trivial engine, our front door, a client.
+"""The programs of the gateway benchmark: a trivial engine, our front door, a yardstick, a client.
 
-Engine and client are bare protocols on uvloop: what they cost is in both columns, and the less
+Engine and client are bare protocols on uvloop: what they cost is in all columns, and the less
 that is, the more of the difference is ours. The front door is the real one: uvicorn with uvloop and
-httptools over Router over StaticTable, with its logs written.
+httptools over Router over StaticTable, with its logs written. The yardstick is an aiohttp proxy
+that decides nothing: about what forwarding costs on this machine in this minute.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
 
+import aiohttp
 import msgspec
 import uvloop
+from aiohttp import web
 from fastapi import FastAPI
 
 from router import api, logs
 from router import server as serve
 from router.dispatch import Router
 from serving.config import StackConfig
+from serving.discovery import StaticTable
 
 CHAT_PATH = "/v1/chat/completions"
 EVENTS = 33
@@ -90,6 +94,10 @@ class _Engine(asyncio.Protocol):
         if head_end < 0:
             return
         head = bytes(self._got[:head_end]).lower()
+        if head.startswith(b"get "):  # it is watched, and has neither a model list nor metrics
+            self._got.clear()
+            self._transport.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+            return
         length = int(head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
         if len(self._got) < head_end + 4 + length:
             return
@@ -120,8 +128,6 @@ def run_engine() -> None:
 
 def run_front_door(engine_url: str) -> None:
     """The front door process, as `warmloop up` starts it."""
-    from serving.discovery import StaticTable
-
     model = {"engine": "external", "urls": [engine_url], "served_name": "bench-engine"}
     config = StackConfig.model_validate({"models": {"bench": model}})
     logs.install()
@@ -140,6 +146,40 @@ def run_front_door(engine_url: str) -> None:
     _say_port(listening.getsockname()[1])
     server = serve.server(api.build(router, lifespan=lifespan), config.front)
     server.run(sockets=[listening])
+
+
+def run_yardstick(engine_url: str) -> None:
+    """A proxy of aiohttp's server and client, and nothing between them."""
+    engine = web.AppKey("engine", aiohttp.ClientSession)
+
+    async def forward(request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        headers = {"content-type": "application/json"}
+        async with request.app[engine].post(
+            engine_url + CHAT_PATH, data=body, headers=headers
+        ) as answer:
+            if answer.content_length is not None:
+                return web.Response(body=await answer.read(), content_type="application/json")
+            stream = web.StreamResponse(headers={"content-type": "text/event-stream"})
+            await stream.prepare(request)
+            async for chunk in answer.content.iter_any():
+                await stream.write(chunk)
+            return stream
+
+    async def main() -> None:
+        app = web.Application()
+        app[engine] = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
+        )
+        app.router.add_post(CHAT_PATH, forward)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        await web.SockSite(runner, listening).start()
+        _say_port(listening.getsockname()[1])
+        await asyncio.Event().wait()
+
+    uvloop.run(main())
 
 
 def _say_port(port: int) -> None:

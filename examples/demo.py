@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 WARM_SHARE = 0.80
 AGENT = "desk"
 SUMMARY = (
-    "Summarise in one short sentence what the user wanted to know and what the answer was.",
+    "Summarise in one sentence what the user asked and what the answer was.",
     "Question: {ask}\nAnswer: {answer}",
 )
 
@@ -85,11 +85,15 @@ def ask_all(url: str, stack: configs.StackConfig, *, strict: bool) -> list[str]:
         problems += [f"run {number}: {problem}" for problem in found]
     out.rule("[bold]a side turn for the small model", align="left")
     text = SUMMARY[1].format(ask=questions[-1]["ask"], answer=answer_of(responses[-1]))
-    side, small = asyncio.run(summarise(url, stack, text))
-    if not small:
-        problems.append("the summary was not given to the small model")
+    try:
+        side, small = asyncio.run(summarise(url, stack, text))
+        responses.append(side)
+        if not small:
+            problems.append("the summary was not given to the small model")
+    except aiohttp.ClientError as error:
+        problems.append(f"the summary failed: {error}")
     out.print()
-    views.print_turns(out, [*responses, side])
+    views.print_turns(out, responses)
     return problems
 
 

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from orchestrator.agent_chat import AgentTurns
 from orchestrator.agents import Agents
 from orchestrator.clock import SystemClock
 from orchestrator.journal_sqlite import SqliteJournal
@@ -62,4 +63,5 @@ def create_app(config: StackConfig) -> ASGIApp:
             await table.stop()
 
     responses = build_routes(journal, worker, agents, config, clock)
-    return api.build(router, extra_routes=[responses], lifespan=lifespan)
+    chat = AgentTurns(router, journal, worker, agents, clock)
+    return api.build(router, turns=chat, extra_routes=[responses], lifespan=lifespan)

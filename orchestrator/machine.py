@@ -22,6 +22,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
+
 from orchestrator import budgets, reply
 from orchestrator.budgets import Spent
 from orchestrator.events import (
@@ -104,20 +106,17 @@ class State:
     last_status: Status | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Idle:
+class Idle(msgspec.Struct, frozen=True, gc=False):
     """Nothing to do until the next request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True, gc=False):
     """Nothing to do before `until` (Unix seconds)."""
 
     until: float
 
 
-@dataclass(frozen=True, slots=True)
-class CallModel:
+class CallModel(msgspec.Struct, frozen=True, gc=False):
     """Ask the model; `supersedes` is an attempt whose process died (0: none)."""
 
     step: int
@@ -125,8 +124,7 @@ class CallModel:
     supersedes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RunTools:
+class RunTools(msgspec.Struct, frozen=True, gc=False):
     """Run these calls (with the number of each's new attempt); close those as unknown."""
 
     step: int
@@ -134,8 +132,7 @@ class RunTools:
     unknown: list[Call]
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(msgspec.Struct, frozen=True, gc=False):
     """The response ends."""
 
     status: Status

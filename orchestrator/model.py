@@ -11,7 +11,6 @@ makes text of it, whichever client it came from.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -22,8 +21,7 @@ from serving.errors import RateLimited, RequestError, Unavailable, UpstreamError
 from serving.protocol import CHAT, SseSplitter
 
 
-@dataclass(frozen=True, slots=True)
-class ModelTurn:
+class ModelTurn(msgspec.Struct, frozen=True, gc=False):
     """One question to a model."""
 
     body: bytes
@@ -32,36 +30,31 @@ class ModelTurn:
     turn_type: TurnType
 
 
-@dataclass(frozen=True, slots=True)
-class Routed:
+class Routed(msgspec.Struct, frozen=True, gc=False):
     """The router's decision; comes first."""
 
     decision: Decision
 
 
-@dataclass(frozen=True, slots=True)
-class TextDelta:
+class TextDelta(msgspec.Struct, frozen=True, gc=False):
     """Text for the client."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallStart:
+class CallStart(msgspec.Struct, frozen=True, gc=False):
     """A call begins; the arguments that follow belong to it."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class ArgumentsDelta:
+class ArgumentsDelta(msgspec.Struct, frozen=True, gc=False):
     """More of the newest call's arguments."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True, gc=False):
     """The answer is whole. Tokens by the engine's usage."""
 
     finish_reason: str

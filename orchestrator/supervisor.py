@@ -20,7 +20,6 @@ import signal
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,16 +27,19 @@ from typing import Any, Literal
 
 import msgspec
 import psutil
-from serving.engines.process import free_port
 
 from serving import preflight, weights
-from serving.config import ModelConfig, StackConfig, home
+from serving.config import StackConfig, home
+from serving.discovery import needs_ray
 from serving.engines import guardian
+from serving.engines.process import free_port
 from serving.errors import ConfigError, EngineError, WarmloopError
+from serving.local_cluster import LocalCluster
 
 POLL_S = 0.2
 RESTART_MAX_S = 5.0
-OWN_ENGINES = ("vllm", "sglang", "simulated")
+STOP_S = 8.0
+"""For Ray and the engines to end in good order; what is left then is killed."""
 
 Say = Callable[[str], None]
 
@@ -116,7 +118,7 @@ class Supervisor:
         self._stop = threading.Event()
         self._folder = config.folder
         self._port = config.front.port or free_port()
-        self._cluster: guardian.Guarded | None = None
+        self._cluster = LocalCluster(self._config_path, self._folder) if needs_ray(config) else None
         self._front: guardian.Guarded | None = None
 
     @property
@@ -165,40 +167,24 @@ class Supervisor:
         scratch.write_bytes(msgspec.json.encode(run))
         scratch.replace(path)
 
-    def _own_models(self) -> dict[str, ModelConfig]:
-        return {k: m for k, m in self._config.models.items() if m.engine in OWN_ENGINES}
-
     def _fetch_weights(self) -> None:
-        for name, model in self._own_models().items():
-            if model.engine == "simulated" or self._stop.is_set():
-                continue
-            self._say(f"weights of {name}")
-            weights.fetch(name, model, progress=weights.RichProgress())
-
-    def _spawn(self, module: str, *args: str) -> guardian.Guarded:
-        log = self._folder / "logs" / f"{module.rpartition('.')[2]}.log"
-        argv = [sys.executable, "-m", module, *args]
-        grace_s = self._config.front.drain_s + 10
-        return guardian.spawn(argv, env=dict(os.environ), log=log, grace_s=grace_s)
+        for name, model in self._config.models.items():
+            if model.sources and not self._stop.is_set():
+                self._say(f"weights of {name}")
+                weights.fetch(name, model, progress=weights.RichProgress())
 
     def _start_cluster(self) -> None:
-        if self._own_models():
+        if self._cluster is not None and not self._stop.is_set():
             self._say("Ray and engines")
-            self._cluster = self._spawn(
-                "serving.cluster",
-                "--config",
-                str(self._config_path),
-                "--run-dir",
-                str(self._folder),
-            )
+            self._cluster.start()
 
     def _start_front(self) -> None:
-        self._front = self._spawn(
-            "orchestrator.front",
-            "--config",
-            str(self._config_path),
-            "--port",
-            str(self._port),
+        argv = [sys.executable, "-m", "orchestrator.front", "--config", str(self._config_path)]
+        self._front = guardian.spawn(
+            [*argv, "--port", str(self._port)],
+            env=dict(os.environ),
+            log=self._folder / "logs" / "front.log",
+            grace_s=self._config.front.drain_s + 2,
         )
 
     def _wait_ready(self) -> bool:
@@ -218,10 +204,6 @@ class Supervisor:
                     self._say(f"{name} is ready after {time.monotonic() - started:.0f} s")
                     del waiting[name]
                     continue
-                own = self._config.models[name].engine in OWN_ENGINES
-                dead = [engine for engine in mine if engine["state"] == "dead"]
-                if dead and own:
-                    raise EngineError(f"models.{name}: {dead[0].get('reason') or 'engine died'}")
             if not waiting:
                 return True
             if time.monotonic() - started > patience_s:
@@ -237,8 +219,14 @@ class Supervisor:
             self._check_children(starting=False)
 
     def _check_children(self, *, starting: bool) -> None:
-        if self._cluster is not None and self._cluster.poll() is not None:
-            raise EngineError("Ray ended unexpectedly\n" + self._last_words("cluster"))
+        if self._cluster is not None:
+            alive = self._cluster.alive()
+            for event in self._cluster.new_events():
+                if event.kind == "failed":
+                    fields = event.fields
+                    raise EngineError(f"models.{fields['model']}: {fields['reason']}")
+            if not alive:
+                raise EngineError("Ray ended unexpectedly\n" + self._last_words("cluster"))
         if self._front is not None and self._front.poll() is not None:
             if starting:
                 raise EngineError("the front door ended at start\n" + self._last_words("front"))
@@ -254,7 +242,7 @@ class Supervisor:
             while self._front is not None and self._front.poll() is None:
                 if self._stop.wait(POLL_S) or get_json(f"{self.url}/health") is not None:
                     return
-                if self._cluster is not None and self._cluster.poll() is not None:
+                if self._cluster is not None and not self._cluster.alive():
                     return
             lived_s = time.monotonic() - began
             pause_s = min(RESTART_MAX_S, max(0.5, pause_s * 2) if lived_s < 30 else 0.5)
@@ -268,8 +256,8 @@ class Supervisor:
 
     def _take_down(self) -> None:
         """Front door first, so that no turn meets an engine that is going away."""
-        for child in (self._front, self._cluster):
-            if child is not None:
-                child.terminate()
-                child.wait()
+        if self._front is not None:
+            self._front.close()
+        if self._cluster is not None:
+            self._cluster.stop(STOP_S)
         run_file_path(self._folder).unlink(missing_ok=True)

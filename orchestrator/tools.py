@@ -22,12 +22,13 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NotRequired, TypeVar
 
 import jsonschema
 import msgspec
 import pydantic
 import pydantic_core
+from typing_extensions import TypedDict
 
 from orchestrator import reply
 from orchestrator.events import Call
@@ -70,7 +71,7 @@ class Tool:
     parameters: dict[str, Any]
     """JSON schema of the arguments."""
     function: Callable[..., Any]
-    arguments: type[pydantic.BaseModel]
+    arguments: pydantic.TypeAdapter[dict[str, Any]]
     kind: ToolKind = "unsafe"
     timeout_s: float | None = None
     is_async: bool = False
@@ -89,8 +90,7 @@ class Tool:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(msgspec.Struct, frozen=True, gc=False):
     """A call whose arguments are valid."""
 
     call: Call
@@ -98,16 +98,14 @@ class Ready:
     arguments: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True, gc=False):
     """A call that must not run, and what the model is told."""
 
     call: Call
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
+class Ran(msgspec.Struct, frozen=True, gc=False):
     """What a call gave."""
 
     outcome: Outcome
@@ -133,12 +131,16 @@ def from_function(function: Callable[..., Any]) -> Tool:
             raise ConfigError(f"tool {name!r}: *args, **kwargs and / have no schema; name them")
         if parameter.name not in hints:
             raise ConfigError(f"tool {name!r}: parameter {parameter.name!r} needs a type hint")
-        default = ... if parameter.default is parameter.empty else parameter.default
-        fields[parameter.name] = (_described(hints[parameter.name]), default)
-    config = pydantic.ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=False)
+        hint = _described(hints[parameter.name])
+        optional = parameter.default is not parameter.empty
+        fields[parameter.name] = NotRequired[hint] if optional else hint
     try:
-        model = pydantic.create_model(f"{name}_arguments", __config__=config, **fields)
-        schema = _without_titles(model.model_json_schema())
+        # A TypedDict, not a model: parameters may have any name, and defaults stay the function's.
+        make: Any = TypedDict  # called with names that only a run knows
+        shape = make("Arguments", fields)
+        shape.__pydantic_config__ = pydantic.ConfigDict(extra="forbid", strict=True)
+        arguments: pydantic.TypeAdapter[dict[str, Any]] = pydantic.TypeAdapter(shape)
+        schema = _without_titles(arguments.json_schema())
     except Exception as error:
         raise ConfigError(f"tool {name!r}: no JSON schema for its parameters: {error}") from None
     schema.setdefault("properties", {})
@@ -149,7 +151,7 @@ def from_function(function: Callable[..., Any]) -> Tool:
         description=(inspect.getdoc(function) or "").partition("\n")[0],
         parameters=schema,
         function=function,
-        arguments=model,
+        arguments=arguments,
         kind=marker.kind,
         timeout_s=marker.timeout_s,
         is_async=inspect.iscoroutinefunction(function),
@@ -205,10 +207,10 @@ class Toolbox:
             hint = nearest(call.name, self.names) if self._tools else "there are no tools"
             return Refused(call, f"error: there is no tool {call.name!r}; {hint}")
         try:
-            checked = found.arguments.model_validate_json(call.arguments or "{}")
+            checked = found.arguments.validate_json(call.arguments or "{}")
         except pydantic.ValidationError as error:
             return Refused(call, _explain(found, call.arguments, error))
-        return Ready(call, found, dict(checked))
+        return Ready(call, found, checked)
 
     async def run(self, ready: Ready, key: str, *, timeout_s: float, result_bytes: int) -> Ran:
         """Call the function; returns whatever happens, except that cancelling it cancels."""

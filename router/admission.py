@@ -46,15 +46,12 @@ class Admission:
         self._max_inflight = max_inflight
         self._total = 0
         self._by_replica: dict[str, int] = {}
+        self.by_replica: Mapping[str, int] = MappingProxyType(self._by_replica)
+        """Requests in flight by replica; replicas with none are absent."""
 
     @property
     def total(self) -> int:
         return self._total
-
-    @property
-    def by_replica(self) -> Mapping[str, int]:
-        """Requests in flight by replica; replicas with none are absent."""
-        return MappingProxyType(self._by_replica)
 
     def admit(self) -> Permit:
         """A permit, counted from now. Raises RateLimited when all are taken."""

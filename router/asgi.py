@@ -181,9 +181,12 @@ class Forwarding:
                         "headers": encode(headers),
                     }
                 )
+                more = True
                 async for last in answer.chunks():
-                    await send({"type": "http.response.body", "body": last, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+                    more = str(len(last)) != headers.get("content-length")  # a whole answer
+                    await send({"type": "http.response.body", "body": last, "more_body": more})
+            if more:
+                await send({"type": "http.response.body", "body": b""})
         except RequestError as error:
             if not started:
                 await send_error(send, error, turn.path, turn.request_id)

@@ -115,7 +115,7 @@ class Router:
     def fleet(self) -> Fleet:
         """The table's newest snapshot, indexed; rebuilt only when the table has a new one."""
         snapshot = self.table.snapshot()
-        if snapshot is not self._fleet.engines:
+        if snapshot != self._fleet.engines:  # cheap: engines that did not change are identical
             self._fleet = Fleet(snapshot)
             self.health.keep_only(self._fleet.replicas)
         return self._fleet
@@ -145,7 +145,8 @@ class Router:
         finally:
             record.total_s = round(self._clock() - started, 6)
             record.status = record.status or 500
-            self.report(record)
+            # The last bytes leave at the end of the loop's turn; the books are kept after that.
+            asyncio.get_running_loop().call_soon(self.report, record)
 
     def report(self, record: logs.TurnRecord) -> None:
         """Log and count one request that has ended."""

@@ -87,6 +87,7 @@ class Connection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._size = 0
         self._framed = False
+        self._keep_alive = False
         self._failure: Failed | None = None
 
     # What callers do
@@ -141,7 +142,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        return self.complete and not self.lost and bool(self._parser.should_keep_alive())
+        return self.complete and self._keep_alive and not self.lost
 
     def abort(self) -> None:
         """Close at once; what is in the buffers is lost."""
@@ -210,6 +211,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self.complete = self.status != 0
+        # Only now: the parser forgets the answer's headers when this returns.
+        self._keep_alive = bool(self._parser.should_keep_alive())
 
 
 class Pool:

@@ -18,7 +18,6 @@ in the road (`branch_limit`): those that pass it are sessions of their own.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -62,8 +61,10 @@ def explicit_id(turn: TurnRequest, ask: AnyAsk) -> tuple[str, str] | None:
     """(where it was found, the id) when the request names its session."""
     if turn.session:
         return "caller", turn.session
-    found = ((name, turn.headers.get(name, "")) for name in ID_HEADERS)
-    return next((pair for pair in itertools.chain(found, _ids_in_body(ask)) if pair[1]), None)
+    for name in ID_HEADERS:
+        if value := turn.headers.get(name):
+            return name, value
+    return next((found for found in _ids_in_body(ask) if found[1]), None)
 
 
 def _ids_in_body(ask: AnyAsk) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import lru_cache
 
 import msgspec
 
@@ -52,8 +53,13 @@ _encode = msgspec.json.Encoder().encode
 def utc_now() -> str:
     """The time as RFC 3339 in UTC, to the millisecond."""
     now = time.time()
-    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-    return f"{seconds}.{int(now % 1 * 1000):03d}Z"
+    second = int(now)
+    return f"{_to_the_second(second)}.{int((now - second) * 1000):03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _to_the_second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def to_stderr(line: bytes) -> None:

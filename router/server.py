@@ -9,6 +9,7 @@ more to come: a stream's chunk still leaves in the turn in which it arrived.
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any, cast
 
 import uvicorn
@@ -75,6 +76,10 @@ def server(app: ASGIApp, front: FrontConfig, **settings: Any) -> uvicorn.Server:
 
     Logging is left as it is (see `router.logs.install`). `settings` are uvicorn's.
     """
+    # What has been imported and built by now stays for good: the collector need not walk it again
+    # and again, which would show as pauses in streams.
+    gc.collect()
+    gc.freeze()
     config = uvicorn.Config(
         app,
         host=front.host,

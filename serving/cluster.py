@@ -27,6 +27,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,11 @@ from serving import directory
 from serving.config import ModelConfig, StackConfig, load
 from serving.errors import EngineError, WarmloopError
 from serving.local_ray import LocalRay
-from serving.run_file import RunFile, read_run_file
+from serving.run_file import EVENTS, RunFile, read_run_file
 from serving.table import Engine
 
-__all__ = ["Events", "RunFile", "read_run_file"]
+__all__ = ["RunFile", "read_run_file"]
 
-EVENTS = "events.jsonl"
 WATCH_S = 1.0
 CALL_S = 15.0
 
@@ -103,31 +103,28 @@ class Progress:
         )
 
 
-class _Stop(BaseException):
-    """SIGTERM or SIGINT; not an Exception, so that nothing on the way takes it for a failure."""
-
-
 def run(config: StackConfig, run_dir: Path) -> None:
     """Start everything, watch until a signal comes, end everything. Raises WarmloopError."""
+    # A flag, not an exception: raised within Ray's compiled code it would become a SystemError.
+    stop = threading.Event()
+    _set_on_signals(stop)
     events = Events(run_dir)
     events.say("starting", pid=os.getpid())
     ray_node = LocalRay(run_dir)
     try:
         run_file = ray_node.start()
-        _stop_on_signals()  # only now: Ray's own start replaces the handlers
+        _set_on_signals(stop)  # again: Ray's own start replaces the handlers
         events.say("ray-ready", address=run_file.address)
-        _serve(config, run_dir, events)
-    except _Stop:
-        pass
+        if not stop.is_set():
+            _serve(config, run_dir, events, stop)
     finally:
-        _ignore_signals()
         events.say("stopping")
         _shut_serve_down(config)
         ray_node.stop()
         events.say("stopped")
 
 
-def _serve(config: StackConfig, run_dir: Path, events: Events) -> None:
+def _serve(config: StackConfig, run_dir: Path, events: Events, stop: threading.Event) -> None:
     import ray
     from ray import serve
 
@@ -147,7 +144,7 @@ def _serve(config: StackConfig, run_dir: Path, events: Events) -> None:
     )
     progress = Progress(models, events)
     version = -1
-    while True:
+    while not stop.is_set():
         try:
             snapshot = ray.get(actor.watch.remote(version, WATCH_S), timeout=CALL_S)
         except ray.exceptions.RayActorError:
@@ -174,18 +171,9 @@ def _shut_serve_down(config: StackConfig) -> None:
             client.shutdown(timeout_s=config.front.drain_s + KILL_GRACE_S)
 
 
-def _stop_on_signals() -> None:
-    def stop(*_: object) -> None:
-        _ignore_signals()
-        raise _Stop
-
+def _set_on_signals(stop: threading.Event) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-
-
-def _ignore_signals() -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda *_: stop.set())
 
 
 def main() -> int:
@@ -194,11 +182,8 @@ def main() -> int:
     parser.add_argument("--run-dir", type=Path, required=True)
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    _stop_on_signals()
     try:
         run(load(args.config), args.run_dir)
-    except _Stop:
-        return 0
     except WarmloopError as error:
         print(f"warmloop: {error}", file=sys.stderr)
         return error.exit_code

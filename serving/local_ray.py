@@ -57,7 +57,7 @@ class LocalRay:
             def start_api_server(self, **_: object) -> None:
                 """No dashboard server. `include_dashboard=False` would start it without pages."""
 
-        self._temp_dir = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))  # noqa: S108 see above
+        self._temp_dir = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
         params = RayParams(
             node_ip_address="127.0.0.1",
             num_cpus=0,  # nothing of ours asks for cores, and idle workers are started by core

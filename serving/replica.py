@@ -150,7 +150,7 @@ class EngineReplica:
                 self._heard_s = time.monotonic()
 
     async def _renew(self) -> None:
-        """Keep the lease, whatever the engine is doing; a directory that forgot us is told again."""
+        """Keep the lease, whatever the engine does; a directory that forgot us is told again."""
         known = False
         while True:
             with _DirectoryAway():

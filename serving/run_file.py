@@ -17,6 +17,8 @@ from pathlib import Path
 import msgspec
 
 NAME = "cluster.json"
+EVENTS = "events.jsonl"
+"""Progress, one line of JSON each; see `serving.cluster`."""
 TOKEN = "ray-token"  # noqa: S105 a file's name
 PACKAGES = Path(__file__).resolve().parents[1]
 

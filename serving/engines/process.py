@@ -35,7 +35,8 @@ _PORT_TAKEN = re.compile(r"address already in use", re.IGNORECASE)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # `(EngineCore pid=12) ERROR 11-22 21:30:00 [core.py:12] text` → `text`
 _PREFIX = re.compile(r"^(\(\w+ pid=\d+\) ?)?([A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]+\] ?)?")
-_PROGRESS_BAR = re.compile(r"\d+%\|")
+_PROGRESS_BAR = re.compile(r"\d+%( Completed \||\|)")
+_CHATTER = re.compile(r"^(\(\w+ pid=\d+\) ?)?(INFO|DEBUG) \d\d-\d\d ")
 
 
 class EngineProcess:
@@ -161,19 +162,25 @@ def meaningful(lines: Iterable[str], count: int = LAST_LINES) -> list[str]:
     """The last lines that tell a person something.
 
     Left out: empty lines, progress bars, repetitions, log prefixes, and the indented lines of
-    tracebacks; what remains of a traceback is its exception.
+    tracebacks; what remains of a traceback is its exception. INFO lines only count where nothing
+    speaks of an error.
     """
     kept: list[str] = []
+    chatter: set[str] = set()
     for line in lines:
-        text = _PREFIX.sub("", _COLOUR.sub("", line.rpartition("\r")[2]))
+        plain = _COLOUR.sub("", line.rstrip().rpartition("\r")[2])
+        text = _PREFIX.sub("", plain)
         if not text.strip() or text[0].isspace() or _PROGRESS_BAR.search(text):
             continue
         if text.startswith(("Traceback (", "During handling of", "The above exception")):
             continue
         if text in kept:
             continue
-        kept.append(text.rstrip()[:500])
-    return kept[-count:]
+        kept.append(text[:500])
+        if _CHATTER.match(plain):
+            chatter.add(kept[-1])
+    loud = [text for text in kept if text not in chatter]
+    return (loud if any("error" in text.lower() for text in loud) else kept)[-count:]
 
 
 def _before(log: Path) -> Path:

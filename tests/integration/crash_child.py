@@ -37,6 +37,7 @@ CONVERSATION, RESPONSE, KEY = "conv_1", "resp_1", "the-key"
 
 passed = 0
 streamed = asyncio.Event()
+first_result = asyncio.Event()
 
 
 async def point(name: str) -> None:
@@ -59,6 +60,8 @@ class Announcing(SqliteJournal):
         seq = await super().append(lease, events, durable=durable)
         if any(isinstance(event, OutputDelta) for event in events):
             streamed.set()
+        if kinds == "ToolResult":
+            first_result.set()
         await point(f"after {kinds}")
         return seq
 
@@ -90,11 +93,11 @@ async def count_blindly(n: int, *, idempotency_key: str) -> str:
 
 @tool(kind="unsafe")
 async def slow(n: int, *, idempotency_key: str) -> str:
-    """Count, and let the other calls of the turn be done first."""
+    """Count, and return when the turn's other call has its result in the journal."""
     record("ledger", tool="slow", n=n, key=idempotency_key)
     await point(f"slow started {n}")
-    for _ in range(200):
-        await asyncio.sleep(0)
+    await first_result.wait()
+    first_result.clear()
     await point(f"slow ran {n}")
     return f"counted {n}"
 

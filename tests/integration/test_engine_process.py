@@ -79,7 +79,8 @@ async def test_stopping_waits_for_running_requests_but_not_for_ever(
 
     async with asyncio.TaskGroup() as group:
         request = group.create_task(ask())
-        while not (await adapter_for("simulated").load(http, engine.spec.url)).running:
+        adapter = adapter_for("simulated")
+        while not (await adapter.load(http, engine.spec.url)).running:  # noqa: ASYNC110 it is remote
             await asyncio.sleep(0)
         await engine.stop(drain_s)
     assert request.result() is finished
@@ -97,12 +98,12 @@ async def test_an_engine_that_dies_first_gives_its_last_words(
 async def test_the_words_of_an_earlier_engine_are_not_its_own(
     http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    (tmp_path / "log").write_text("words of an earlier one\n")
+    (tmp_path / "log").write_text("old words\n")
     engine = EngineProcess(Says("raise SystemExit('mine')"), http)
     engine.start(spec(), tmp_path / "log")
     with pytest.raises(EngineError, match="mine") as caught:
         await engine.wait_ready(30)
-    assert "earlier" not in str(caught.value)
+    assert "old words" not in str(caught.value)
 
 
 async def test_an_engine_that_is_never_ready_is_ended_and_said_so(

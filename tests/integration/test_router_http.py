@@ -161,6 +161,17 @@ async def test_the_other_engine_routes_are_forwarded_too(path: str) -> None:
         assert f"post {path} " in local.seen[0].head
 
 
+async def test_one_connection_to_the_engine_serves_one_request_after_the_other() -> None:
+    local = LocalEngine(answers)
+    async with front_door(local) as front:
+        for i in range(10):
+            local.behave = streams if i % 2 else answers
+            async with front.post(chat(stream=bool(i % 2))) as response:
+                await response.read()
+        assert len(local.seen) == 10
+        assert len({exchange.writer for exchange in local.seen}) == 1
+
+
 async def test_sixty_four_streams_at_once_all_come_through_whole() -> None:
     one, two = LocalEngine(streams), LocalEngine(streams)
     async with front_door(one, two) as front:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import time
@@ -157,11 +159,19 @@ async def test_a_required_call_is_a_call_with_arguments_of_the_schema(
         },
     }
     answer = await ask(
-        http, vllm_engine, "Add 2 and 3.", tools=[tool], tool_choice="required", max_tokens=96
+        http,
+        vllm_engine,
+        "Add 2 and 3.",
+        tools=[tool],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_tokens=96,
     )
     [choice] = answer["choices"]
     [call] = choice["message"]["tool_calls"]
     assert call["function"]["name"] == "add"
+    arguments = json.loads(call["function"]["arguments"])
+    assert {name: type(value) for name, value in arguments.items()} == {"a": int, "b": int}
 
 
 async def test_an_adapter_is_refused_with_the_fix_where_lora_is_off(
@@ -197,11 +207,9 @@ async def test_an_engine_that_dies_at_start_says_why(
     small_model: ModelConfig, small_weights: Path, tmp_path: Path, http: aiohttp.ClientSession
 ) -> None:
     broken = tmp_path / "broken"
-    broken.mkdir()
-    for path in small_weights.iterdir():
-        (broken / path.name).symlink_to(path)
-    (broken / "model.safetensors").unlink()
-    (broken / "model.safetensors").write_bytes(b"\xff" * 100_000)
+    shutil.copytree(small_weights, broken, ignore=shutil.ignore_patterns("*.safetensors"))
+    with (small_weights / "model.safetensors").open("rb") as whole:
+        (broken / "model.safetensors").write_bytes(whole.read(10**6))  # a download cut short
 
     process = EngineProcess(adapter_for("vllm"), http)
     process.start(EngineSpec("small", small_model, broken, free_port()), tmp_path / "log")
@@ -209,6 +217,6 @@ async def test_an_engine_that_dies_at_start_says_why(
         await process.wait_ready(180)
     said = str(caught.value)
     assert said.startswith("the engine of small ended with status 1 after ")
-    assert "SafetensorError" in said
+    assert "SafetensorError" in said, said
     assert str(tmp_path / "log") in said
     assert not process.alive()

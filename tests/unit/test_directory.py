@@ -1,0 +1,134 @@
+"""The directory's leases and versions, and the actor's long poll, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from serving.directory import Directory, DirectoryActor, Snapshot, decode, encode, failed
+from serving.table import Engine, EngineLoad
+
+ENGINE = Engine("small-1", "small", "http://127.0.0.1:1", "small", kind="simulated")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def directory(clock: Clock) -> Directory:
+    return Directory(clock=clock)
+
+
+def names(directory: Directory) -> list[str]:
+    return [engine.replica for engine in directory.snapshot().engines]
+
+
+def test_an_engine_stays_while_it_renews_and_goes_when_its_lease_runs_out(
+    directory: Directory, clock: Clock
+) -> None:
+    directory.register(ENGINE, lease_s=3)
+    for _ in range(5):
+        clock.now_s += 2
+        assert directory.renew("small-1", EngineLoad(), lease_s=3)
+    assert names(directory) == ["small-1"]
+    clock.now_s += 3
+    assert names(directory) == []
+
+
+def test_who_is_not_known_is_told_to_register_again(directory: Directory, clock: Clock) -> None:
+    assert not directory.renew("small-1", EngineLoad())
+    directory.register(ENGINE, lease_s=3)
+    clock.now_s += 3.5
+    assert not directory.renew("small-1", EngineLoad())
+
+
+def test_the_version_changes_with_membership_and_state_but_not_with_load(
+    directory: Directory, clock: Clock
+) -> None:
+    versions = [directory.snapshot().version]
+    directory.register(ENGINE)
+    versions.append(directory.snapshot().version)
+    directory.register(replace(ENGINE, state="draining"))
+    versions.append(directory.snapshot().version)
+    directory.leave("small-1")
+    directory.leave("small-1")
+    versions.append(directory.snapshot().version)
+    assert versions == [0, 1, 2, 3]
+    directory.register(ENGINE, lease_s=3)
+    version = directory.snapshot().version
+    directory.renew("small-1", EngineLoad(running=3), lease_s=3)
+    directory.register(replace(ENGINE, load=EngineLoad(running=4)), lease_s=3)
+    assert directory.snapshot().version == version
+    assert directory.snapshot().engines[0].load.running == 4
+    clock.now_s += 4
+    assert directory.snapshot().version == version + 1
+
+
+def test_a_failed_start_is_remembered_until_the_model_runs(directory: Directory) -> None:
+    directory.register(failed(ENGINE, "no such weights"))
+    assert directory.snapshot().engines[0].reason == "no such weights"
+    directory.register(replace(ENGINE, replica="small-2", state="starting"))
+    assert len(names(directory)) == 2
+    directory.register(replace(ENGINE, replica="other-1", model="other"))
+    assert len(names(directory)) == 3
+    directory.register(replace(ENGINE, replica="small-2"))
+    assert names(directory) == ["other-1", "small-2"]
+
+
+def test_only_so_many_failures_are_remembered(directory: Directory) -> None:
+    for n in range(50):
+        directory.register(failed(replace(ENGINE, replica=f"small-{n:02d}"), "out of memory"))
+    assert len(names(directory)) == 20
+    assert names(directory)[-1] == "small-49"
+
+
+def test_a_snapshot_survives_the_wire() -> None:
+    engine = replace(ENGINE, load=EngineLoad(1, 2, 0.5, 3, 4), adapters=("a", "b"))
+    assert decode(encode(Snapshot(7, (engine,)))) == Snapshot(7, (engine,))
+
+
+async def test_a_watcher_hears_of_a_change_at_once() -> None:
+    actor = DirectoryActor()
+    before = await actor.snapshot()
+    watcher = asyncio.create_task(actor.watch(before.version, wait_s=60))
+    await asyncio.sleep(0)
+    await actor.register(ENGINE)
+    async with asyncio.timeout(5):
+        heard = await watcher
+    assert heard.engines == (ENGINE,)
+
+
+async def test_a_watcher_gets_fresh_loads_though_nothing_else_changed() -> None:
+    actor = DirectoryActor()
+    await actor.register(ENGINE)
+    version = (await actor.snapshot()).version
+    await actor.renew(ENGINE.replica, EngineLoad(running=2))
+    heard = await actor.watch(version, wait_s=0.01)
+    assert heard.version == version
+    assert heard.engines[0].load.running == 2
+
+
+async def test_a_lease_that_runs_out_is_news_too() -> None:
+    actor = DirectoryActor()
+    await actor.register(ENGINE, 0.1)
+    version = (await actor.snapshot()).version
+    async with asyncio.timeout(10):
+        assert (await actor.watch(version, wait_s=60)).engines == ()
+
+
+async def test_a_restarted_actor_never_repeats_a_version() -> None:
+    old, new = DirectoryActor(), DirectoryActor()
+    await old.register(ENGINE)
+    assert (await old.snapshot()).version != (await new.snapshot()).version

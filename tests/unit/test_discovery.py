@@ -1,0 +1,242 @@
+"""Engines behind static URLs, the Ray feed's lines, and both together; no Ray is imported."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from serving import directory
+from serving.config import SimulatorConfig, StackConfig
+from serving.directory import Snapshot, encode
+from serving.discovery import JoinedTable, RayTable, StaticTable, table_for
+from serving.run_file import RunFile, make_token, read_run_file, write_run_file
+from serving.simulator import Simulator
+from serving.table import Engine
+
+
+class Served:
+    """An aiohttp application on a free port that can be stopped and started again."""
+
+    def __init__(self, app: web.Application) -> None:
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        self.port = 0
+
+    async def __aenter__(self) -> Served:
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+def stack(*urls: str, **model: Any) -> StackConfig:
+    external = {"engine": "external", "urls": list(urls), **model}
+    return StackConfig.model_validate({"models": {"small": external}})
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Served]:
+    async with Served(Simulator("small", 4096, SimulatorConfig()).app()) as served:
+        yield served
+
+
+async def only(table: StaticTable) -> Engine:
+    await table.poll()
+    (found,) = table.snapshot()
+    return found
+
+
+def answering(**routes: Any) -> web.Application:
+    """An application whose GET routes answer with JSON; slashes in names as `__`."""
+    app = web.Application()
+    for name, body in routes.items():
+
+        async def handler(_: web.Request, body: Any = body) -> web.Response:
+            return web.json_response(body)
+
+        app.router.add_get("/" + name.replace("__", "/"), handler)
+    return app
+
+
+async def test_an_engine_is_ready_with_its_limits_and_its_load(engine: Served) -> None:
+    found = await only(StaticTable(stack(engine.url + "/v1/")))
+    assert found.state == "ready"
+    assert found.reason == ""
+    assert (found.replica, found.url) == ("small-0", engine.url)
+    assert (found.context_tokens, found.capacity_tokens) == (4096, 300_000)
+
+
+async def test_before_the_first_answer_nothing_is_claimed() -> None:
+    (found,) = StaticTable(stack("http://127.0.0.1:1")).snapshot()
+    assert found.state == "starting"
+
+
+async def test_an_engine_that_refuses_is_dead_at_once_and_back_when_it_answers(
+    engine: Served,
+) -> None:
+    table = StaticTable(stack(engine.url))
+    assert (await only(table)).state == "ready"
+    await engine.__aexit__()
+    gone = await only(table)
+    assert gone.state == "dead"
+    assert "Cannot connect" in gone.reason
+    again = Served(Simulator("small", 4096, SimulatorConfig()).app())
+    again.port = engine.port
+    async with again:
+        assert (await only(table)).state == "ready"
+
+
+async def test_a_busy_engine_gets_three_silences_before_it_counts_as_dead() -> None:
+    answers = {"busy": False}
+
+    async def models(_: web.Request) -> web.Response:
+        return web.Response(status=500) if answers["busy"] else web.json_response({"data": []})
+
+    app = web.Application()
+    app.router.add_get("/v1/models", models)
+    async with Served(app) as served:
+        table = StaticTable(stack(served.url))
+        assert (await only(table)).state == "ready"
+        answers["busy"] = True
+        assert [(await only(table)).state for _ in range(3)] == ["ready", "ready", "dead"]
+        assert "/v1/models answered 500" in table.snapshot()[0].reason
+
+
+async def test_an_engine_that_does_not_answer_in_time_is_silent() -> None:
+    async def models(_: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    app = web.Application()
+    app.router.add_get("/v1/models", models)
+    async with Served(app) as served:
+        table = StaticTable(stack(served.url), timeout_s=0.05)
+        assert [(await only(table)).state for _ in range(3)] == ["starting", "starting", "dead"]
+
+
+async def test_an_engine_without_metrics_or_model_list_still_works() -> None:
+    async with Served(answering(v1__models={"data": [{"id": "small"}]})) as bare:
+        found = await only(StaticTable(stack(bare.url)))
+        assert found.state == "ready"
+        assert (found.capacity_tokens, found.load.running) == (0, 0)
+    async with Served(answering(health={})) as barer:
+        assert (await only(StaticTable(stack(barer.url)))).state == "ready"
+
+
+async def test_a_metrics_page_of_another_kind_does_no_harm() -> None:
+    async with Served(
+        answering(v1__models={"data": [{"id": "small"}]}, metrics="vllm:broken{ nonsense")
+    ) as served:
+        assert (await only(StaticTable(stack(served.url)))).state == "ready"
+
+
+async def test_an_engine_that_serves_something_else_is_refused_by_name() -> None:
+    async with Served(answering(v1__models={"data": [{"id": "qwen"}]})) as served:
+        found = await only(StaticTable(stack(served.url)))
+        assert found.state == "dead"
+        assert "does not serve 'small' but qwen; set models.small.served_name" in found.reason
+        assert (await only(StaticTable(stack(served.url, served_name="qwen")))).state == "ready"
+
+
+async def test_something_that_is_no_engine_at_all_is_dead_with_the_reason() -> None:
+    async with Served(answering(v1__models=[1, 2])) as served:
+        found = await only(StaticTable(stack(served.url)))
+        assert found.state == "dead"
+        assert "did not answer with a list of models" in found.reason
+
+
+async def test_adapters_are_the_models_whose_parent_is_the_base() -> None:
+    cards = [{"id": "small"}, {"id": "legal", "parent": "small"}, {"id": "x", "parent": "y"}]
+    async with Served(answering(v1__models={"data": cards})) as served:
+        assert (await only(StaticTable(stack(served.url)))).adapters == ("legal",)
+
+
+async def test_started_it_follows_by_itself_and_stops_twice(engine: Served) -> None:
+    table = StaticTable(stack(engine.url), poll_s=0.01)
+    await table.start()
+    await table.start()
+    async with asyncio.timeout(5):
+        while table.snapshot()[0].state != "ready":  # noqa: ASYNC110 the table has no event for it
+            await asyncio.sleep(0.01)
+    await table.stop()
+    await table.stop()
+
+
+LINE = encode(Snapshot(1, (Engine("own-1", "own", "http://127.0.0.1:9", "own"),)))
+
+
+def test_the_feeds_last_line_is_believed_for_a_while_and_then_counts_as_dead(
+    tmp_path: Path,
+) -> None:
+    now = [0.0]
+    table = RayTable(tmp_path, clock=lambda: now[0], grace_s=30)
+    assert table.snapshot() == ()
+    table.hear(LINE)
+    now[0] = 29.0
+    assert table.snapshot()[0].state == "ready"
+    now[0] = 31.0
+    assert table.snapshot()[0].state == "dead"
+    assert table.snapshot()[0].reason == "the Ray cluster has not answered for 31 s"
+    table.hear(LINE)
+    assert table.snapshot()[0].state == "ready"
+
+
+async def test_without_a_cluster_the_table_waits_and_stops_cleanly(tmp_path: Path) -> None:
+    table = RayTable(tmp_path, retry_s=0.01)
+    await table.start()
+    await asyncio.sleep(0.05)
+    assert table.snapshot() == ()
+    await table.stop()
+
+
+async def test_a_stack_may_have_external_and_own_engines(engine: Served, tmp_path: Path) -> None:
+    config = StackConfig.model_validate(
+        {
+            "models": {
+                "small": {"engine": "external", "urls": [engine.url]},
+                "own": {"engine": "simulated"},
+            }
+        }
+    )
+    assert isinstance(table_for(config, tmp_path), JoinedTable)
+    ray, static = RayTable(tmp_path), StaticTable(config)
+    joined = JoinedTable([static, ray])
+    ray.hear(LINE)
+    await static.poll()
+    assert [e.replica for e in joined.snapshot()] == ["small-0", "own-1"]
+
+
+def test_a_stack_of_external_engines_never_imports_ray() -> None:
+    code = (
+        "import sys, serving.discovery as d; from serving.config import StackConfig\n"
+        "c = {'models': {'m': {'engine': 'external', 'urls': ['http://127.0.0.1:1']}}}\n"
+        "assert type(d.table_for(StackConfig.model_validate(c))) is d.StaticTable\n"
+        "sys.exit('ray' in sys.modules)"
+    )
+    root = str(Path(directory.__file__).parents[1])
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_the_run_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    assert read_run_file(run_dir) is None
+    token = make_token(run_dir)
+    assert token.stat().st_mode & 0o777 == 0o600
+    run = RunFile("127.0.0.1:1", "warmloop", str(token), str(tmp_path), 1, 2.0)
+    write_run_file(run_dir, run)
+    assert read_run_file(run_dir) == run
+    (run_dir / "cluster.json").write_text("{")
+    assert read_run_file(run_dir) is None

@@ -1,0 +1,491 @@
+"""The worker over a journal in memory: runs, limits, interruptions, leases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
+
+import pytest
+
+from orchestrator.agents import Agents, resolve
+from orchestrator.clock import FakeClock
+from orchestrator.events import (
+    AnyEvent,
+    ConversationStarted,
+    LimitReached,
+    ModelFailed,
+    ModelIntent,
+    ModelResult,
+    ModelRouted,
+    OutputDelta,
+    ResponseAccepted,
+    ResponseFinished,
+    ToolIntent,
+    ToolResult,
+)
+from orchestrator.journal import JournalFull, Lease
+from orchestrator.journal_memory import MemoryJournal
+from orchestrator.model import ModelError, TextDelta
+from orchestrator.model_scripted import (
+    ROUTED,
+    Script,
+    Scripted,
+    ScriptedModel,
+    calls,
+    in_order,
+    replies,
+    says,
+)
+from orchestrator.tools import from_function, tool
+from orchestrator.worker import Worker
+from serving.config import AgentConfig, Prices
+from serving.errors import Conflict, NotFound
+
+E = TypeVar("E")
+
+
+class Shop:
+    """Tools that count what they did."""
+
+    def __init__(self) -> None:
+        self.bought: list[str] = []
+        self.gate = asyncio.Event()
+        self.started = asyncio.Event()
+
+        async def buy(item: str) -> str:
+            """Buy."""
+            self.bought.append(item)
+            return f"bought {item}"
+
+        @tool(kind="pure")
+        async def wait(n: int) -> str:
+            """Wait for the gate."""
+            self.started.set()
+            await self.gate.wait()
+            return f"waited {n}"
+
+        self.tools = [from_function(buy), from_function(wait)]
+
+
+class Flaky(MemoryJournal):
+    """Cannot store while `full`."""
+
+    full = False
+    appends: list[tuple[list[str], bool]]
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock=clock)
+        self.appends = []
+
+    async def append(
+        self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
+    ) -> int:
+        if self.full:
+            raise JournalFull("no space left")
+        self.appends.append(([type(event).__name__ for event in events], durable))
+        return await super().append(lease, events, durable=durable)
+
+
+class Desk:
+    """A worker with everything around it, and time that the test moves."""
+
+    def __init__(self, script: Script, **agent: Any) -> None:
+        self.clock = FakeClock()
+        self.journal = Flaky(self.clock)
+        self.shop = Shop()
+        self.model = ScriptedModel(script)
+        config = AgentConfig.model_validate({"reply_tool": False, **agent})
+        self.agents = Agents([resolve("desk", config, self.shop.tools)])
+        self.stack = AsyncExitStack()
+        self.worker = self.build()
+
+    def build(self, owner: str = "w1") -> Worker:
+        return Worker(
+            journal=self.journal,
+            agents=self.agents,
+            models=self.model,
+            prices={"scripted": Prices(fresh=1e6, cached=1e5, output=2e6)},
+            clock=self.clock,
+            owner=owner,
+            lease_s=9,
+            stop_grace_s=0.05,
+        )
+
+    async def __aenter__(self) -> Desk:
+        await self.stack.enter_async_context(self.worker)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.shop.gate.set()
+        await self.stack.aclose()
+
+    async def ask(self, response_id: str = "r", conversation: str = "c", key: str = "") -> bool:
+        items = [{"role": "user", "content": "go"}]
+        accepted = ResponseAccepted(response_id, self.clock.now(), items, idempotency_key=key)
+        start = ConversationStarted("desk@1", self.clock.now())
+        return (await self.worker.accept(conversation, accepted, start=start)).created
+
+    async def ended(self) -> ResponseFinished:
+        await self.worker.run("c")
+        return (await self.found(ResponseFinished))[-1]
+
+    async def log(self) -> list[AnyEvent]:
+        return [each.event for each in await self.journal.read("c")]
+
+    async def found(self, kind: type[E]) -> list[E]:
+        return [event for event in await self.log() if isinstance(event, kind)]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        for _ in range(1000):
+            if condition():
+                return
+            await asyncio.sleep(0)
+        raise AssertionError("it never came to pass")
+
+
+async def test_a_run_of_two_turns_is_journaled_step_by_step() -> None:
+    async with Desk(in_order(calls(("buy", {"item": "bell"})), says("done"))) as desk:
+        assert await desk.ask()
+        assert (await desk.ended()).status == "completed"
+        assert desk.shop.bought == ["bell"]
+        assert [type(event) for event in await desk.log()] == [
+            ConversationStarted,
+            ResponseAccepted,
+            ModelIntent,
+            ModelRouted,
+            ModelResult,
+            ToolIntent,
+            ToolResult,
+            ModelIntent,
+            ModelRouted,
+            ModelResult,
+            ResponseFinished,
+        ]
+
+
+async def test_a_step_takes_two_durable_appends() -> None:
+    async with Desk(in_order(calls(("buy", {"item": "bell"})), says("done"))) as desk:
+        await desk.ask()
+        await desk.ended()
+        assert desk.journal.appends == [
+            (["ConversationStarted", "ResponseAccepted"], True),
+            (["ModelIntent"], True),
+            (["ModelRouted", "ModelResult", "ToolIntent"], True),
+            (["ToolResult", "ModelIntent"], True),
+            (["ModelRouted", "ModelResult", "ResponseFinished"], True),
+        ]
+
+
+async def test_costs_are_those_of_the_model_that_served() -> None:
+    async with Desk(in_order(says("done"))) as desk:
+        await desk.ask()
+        await desk.ended()
+        result = (await desk.found(ModelResult))[0]
+        assert result.cost_usd == pytest.approx(20 + 8 + 20)
+        assert result.uncached_cost_usd == pytest.approx(100 + 20)
+
+
+async def test_a_reply_ends_the_response_with_its_text() -> None:
+    async with Desk(in_order(replies("It is 3 €.")), reply_tool=True) as desk:
+        await desk.ask()
+        assert (await desk.ended()).status == "completed"
+        assert (await desk.found(ModelResult))[0].text == "It is 3 €."
+
+
+async def test_unknown_tools_and_bad_arguments_are_answered_and_never_run() -> None:
+    script = in_order(
+        calls(("by", {"item": "x"}), ("buy", {"items": "x"}), ("buy", '{"item"')), says("sorry")
+    )
+    async with Desk(script) as desk:
+        await desk.ask()
+        assert (await desk.ended()).status == "completed"
+        assert desk.shop.bought == []
+        assert await desk.found(ToolIntent) == []
+        results = await desk.found(ToolResult)
+        assert [each.outcome for each in results] == ["refused"] * 3
+        assert "did you mean 'buy'" in results[0].output
+        assert "did you mean 'buy'" in desk.model.turns[1].body.decode()
+
+
+async def test_a_truncated_call_is_a_failure_not_a_call() -> None:
+    async with Desk(in_order(calls(("buy", '{"item": "be'), finish="length"))) as desk:
+        await desk.ask()
+        ended = await desk.ended()
+        assert (ended.status, ended.code) == ("incomplete", "max_output_tokens")
+        assert desk.shop.bought == []
+
+
+async def test_parallel_calls_run_together_and_are_stored_as_they_come() -> None:
+    script = in_order(calls(("wait", {"n": 1}), ("buy", {"item": "bell"})), says("done"))
+    async with Desk(script) as desk:
+        await desk.ask()
+        await desk.until(lambda: (["ToolResult"], True) in desk.journal.appends)
+        assert [each.call_id for each in await desk.found(ToolResult)] == ["call_1_1"]
+        desk.shop.gate.set()
+        assert (await desk.ended()).status == "completed"
+        messages = desk.model.turns[1].body.decode()
+        assert messages.index("waited 1") < messages.index("bought bell")
+
+
+async def test_the_same_call_three_times_in_a_row_ends_the_response() -> None:
+    async with Desk(lambda turn: calls(("buy", {"item": "bell"}))) as desk:
+        await desk.ask()
+        ended = await desk.ended()
+        assert (ended.status, ended.code) == ("incomplete", "same_call")
+        assert desk.shop.bought == ["bell", "bell"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [
+        ({"max_turns": 2}, "max_turns"),
+        ({"max_tool_calls": 1}, "max_tool_calls"),
+        ({"max_tokens": 150}, "max_tokens"),
+        ({"max_cost_usd": 50}, "max_cost_usd"),
+    ],
+)
+async def test_every_hard_limit_ends_the_response_as_incomplete(
+    limits: dict[str, Any], code: str
+) -> None:
+    numbers = iter(range(99))
+    script: Script = lambda turn: calls(("buy", {"item": str(next(numbers))}))  # noqa: E731
+    async with Desk(script, limits=limits) as desk:
+        await desk.ask()
+        ended = await desk.ended()
+        assert (ended.status, ended.code) == ("incomplete", code)
+        assert len(await desk.found(LimitReached)) == 1
+
+
+async def test_time_runs_out_in_the_middle_of_a_tool() -> None:
+    async with Desk(in_order(calls(("wait", {"n": 1}))), limits={"max_seconds": 60}) as desk:
+        await desk.ask()
+        await desk.shop.started.wait()
+        desk.clock.advance(60)
+        ended = await desk.ended()
+        assert (ended.status, ended.code) == ("incomplete", "max_seconds")
+
+
+def stuck(*before: Scripted) -> list[Scripted]:
+    """A stream that never goes on."""
+    return [ROUTED, *before, asyncio.get_running_loop().create_future()]
+
+
+async def test_streamed_text_is_journaled_in_batches_while_it_comes() -> None:
+    gate = asyncio.Event()
+
+    def script(turn: object) -> Iterable[Scripted]:
+        return [ROUTED, TextDelta("Hel"), TextDelta("lo "), gate.wait(), *says("you")[1:]]
+
+    async with Desk(script) as desk:
+        await desk.ask()
+        await desk.until(lambda: len(desk.model.turns) == 1 and desk.clock.waiting > 1)
+        desk.clock.advance(0.05)
+        await desk.until(lambda: (["ModelRouted", "OutputDelta"], False) in desk.journal.appends)
+        gate.set()
+        await desk.ended()
+        assert [each.text for each in await desk.found(OutputDelta)] == ["Hello "]
+        assert (await desk.found(ModelResult))[0].text == "Hello you"
+
+
+@pytest.mark.parametrize("where", ["stream", "tool"])
+async def test_cancelling_ends_what_is_in_flight(where: str) -> None:
+    def script(turn: object) -> Iterable[Scripted]:
+        return calls(("wait", {"n": 1})) if where == "tool" else stuck(TextDelta("Hel"))
+
+    async with Desk(script) as desk:
+        await desk.ask()
+        if where == "tool":
+            await desk.shop.started.wait()
+        else:
+            await desk.until(lambda: len(desk.model.turns) == 1)
+        await desk.worker.cancel("r")
+        assert (await desk.found(ResponseFinished))[-1].status == "cancelled"
+        assert desk.worker.active == 0
+        await desk.worker.cancel("r")  # again: nothing happens
+        assert len(await desk.found(ResponseFinished)) == 1
+
+
+async def test_a_conversation_goes_on_after_a_cancelled_tool() -> None:
+    script = in_order(calls(("wait", {"n": 1})), says("fine"))
+    async with Desk(script) as desk:
+        await desk.ask()
+        await desk.shop.started.wait()
+        await desk.worker.cancel("r")
+        await desk.ask("r2")
+        assert (await desk.ended()).status == "completed"
+        assert "not run: the response ended" in desk.model.turns[-1].body.decode()
+
+
+async def test_cancelling_what_does_not_exist_is_not_found() -> None:
+    async with Desk(in_order()) as desk:
+        with pytest.raises(NotFound):
+            await desk.worker.cancel("nobody")
+
+
+async def test_a_failed_turn_is_tried_again_after_a_while() -> None:
+    gone = ModelError("engine gone", code="engine_failed", retry=True)
+    async with Desk(in_order([ROUTED, TextDelta("Hel"), gone], says("Hello"))) as desk:
+        await desk.ask()
+        await desk.until(lambda: any("ModelFailed" in kinds for kinds, _ in desk.journal.appends))
+        assert len(desk.model.turns) == 1
+        desk.clock.advance(1)
+        assert (await desk.ended()).status == "completed"
+        assert desk.model.turns[0].body == desk.model.turns[1].body
+
+
+async def test_what_asking_again_cannot_help_fails_the_response() -> None:
+    refused = ModelError("too long", code="context_length_exceeded", retry=False)
+    async with Desk(in_order([refused])) as desk:
+        await desk.ask()
+        ended = await desk.ended()
+        assert (ended.status, ended.code) == ("failed", "context_length_exceeded")
+
+
+async def test_a_defect_in_a_model_client_fails_one_response_and_nothing_else() -> None:
+    async with Desk(in_order([ZeroDivisionError("oh")], says("fine"))) as desk:
+        await desk.ask()
+        ended = await desk.ended()
+        assert (ended.status, ended.code) == ("failed", "internal_error")
+        await desk.ask("r2")
+        assert (await desk.ended()).status == "completed"
+
+
+async def test_nothing_is_done_while_the_journal_is_full_and_all_goes_on_after() -> None:
+    gate = asyncio.Event()
+
+    def first(turn: object) -> Iterable[Scripted]:
+        return [gate.wait(), *calls(("buy", {"item": "bell"}))]
+
+    def script(turn: object) -> Iterable[Scripted]:
+        return first(turn) if len(desk.model.turns) == 1 else says("done")
+
+    async with Desk(script) as desk:
+        await desk.ask()
+        await desk.until(lambda: len(desk.model.turns) == 1)
+        desk.journal.full = True
+        waiting = desk.clock.waiting
+        gate.set()
+        await desk.until(lambda: desk.clock.waiting > waiting)
+        assert desk.shop.bought == []
+        desk.journal.full = False
+        desk.clock.advance(0.5)
+        assert (await desk.ended()).status == "completed"
+        assert desk.shop.bought == ["bell"]
+
+
+async def test_one_response_at_a_time_in_a_conversation() -> None:
+    async with Desk(lambda turn: stuck()) as desk:
+        await desk.ask("r1")
+        with pytest.raises(Conflict) as caught:
+            await desk.ask("r2")
+        assert caught.value.code == "conversation_locked"
+
+
+async def test_the_next_request_may_come_the_moment_the_last_one_ends() -> None:
+    async with Desk(lambda turn: says("done")) as desk:
+        for number in range(5):
+            await desk.ask(f"r{number}")
+            seq = 0
+            while not any(
+                isinstance(each.event, ResponseFinished) and each.event.response_id == f"r{number}"
+                for each in await desk.journal.read("c", seq)
+            ):
+                await desk.journal.wait("c", len(await desk.journal.read("c")), 5)
+
+
+async def test_an_idempotency_key_makes_one_response() -> None:
+    async with Desk(lambda turn: says("done")) as desk:
+        assert await desk.ask("r1", key="k") is True
+        assert await desk.ask("r2", "c2", key="k") is False
+        await desk.ended()
+        assert await desk.journal.read("c2") == []
+
+
+async def test_a_client_that_hangs_up_while_it_is_accepted_leaves_a_run_that_runs() -> None:
+    async with Desk(in_order(says("done"))) as desk:
+        asking = asyncio.create_task(desk.ask())
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert (await desk.ended()).status == "completed"
+
+
+async def test_a_stopped_worker_leaves_runs_that_the_next_one_continues() -> None:
+    first = in_order(stuck(TextDelta("Hel")))
+    desk = Desk(first)
+    async with desk.worker:
+        await desk.ask()
+        await desk.until(lambda: len(desk.model.turns) == 1)
+    assert await desk.found(ResponseFinished) == []
+    desk.model = ScriptedModel(in_order(says("Hello")))
+    async with desk.build("w2") as worker:
+        await worker.run("c")
+        assert [each.superseded for each in await desk.found(ModelFailed)] == [True]
+        assert (await desk.found(ResponseFinished))[-1].status == "completed"
+
+
+async def test_stopping_lets_a_running_tool_end_and_journals_its_result() -> None:
+    desk = Desk(in_order(calls(("wait", {"n": 1}))))
+    async with desk.worker:
+        await desk.ask()
+        await desk.shop.started.wait()
+        asyncio.get_running_loop().call_soon(desk.shop.gate.set)
+    assert [each.outcome for each in await desk.found(ToolResult)] == ["ok"]
+    assert await desk.found(ResponseFinished) == []
+
+
+async def test_a_worker_that_lost_its_lease_stops_at_once_and_stores_nothing() -> None:
+    async with Desk(in_order(calls(("wait", {"n": 1})))) as desk:
+        await desk.ask()
+        await desk.shop.started.wait()
+        # The process was frozen for longer than its lease; another one took over meanwhile.
+        log = desk.journal._logs["c"]
+        log.expires_at = 0.0
+        assert await desk.journal.lease("c", "thief", 100) is not None
+        before = await desk.log()
+        desk.clock.advance(3)
+        await desk.until(lambda: desk.worker.active == 0)
+        assert await desk.log() == before
+
+
+async def test_leases_are_renewed_while_a_run_lasts() -> None:
+    async with Desk(in_order(calls(("wait", {"n": 1})), says("done"))) as desk:
+        await desk.ask()
+        await desk.shop.started.wait()
+        for _ in range(10):
+            desk.clock.advance(3)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert await desk.journal.lease("c", "thief", 9) is None
+
+
+async def test_a_run_that_another_process_holds_is_taken_over_when_its_lease_runs_out() -> None:
+    desk = Desk(in_order(says("done")))
+    other = await desk.journal.lease("c", "other", 9)
+    assert other is not None
+    accepted = ResponseAccepted("r", desk.clock.now(), [{"role": "user", "content": "go"}])
+    await desk.journal.append(other, [ConversationStarted("desk@1", 0.0), accepted])
+    async with desk:
+        await desk.until(lambda: desk.clock.waiting > 1)
+        assert desk.model.turns == []
+        for _ in range(5):
+            desk.clock.advance(2.5)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert (await desk.ended()).status == "completed"
+
+
+async def test_an_agent_that_is_gone_fails_the_response_instead_of_leaving_it_open() -> None:
+    desk = Desk(in_order())
+    lease = await desk.journal.lease("c", "other", 9)
+    assert lease is not None
+    accepted = ResponseAccepted("r", desk.clock.now(), [])
+    await desk.journal.append(lease, [ConversationStarted("desk@9", 0.0), accepted])
+    await desk.journal.release(lease)
+    async with desk:
+        ended = await desk.ended()
+        assert (ended.status, ended.code) == ("failed", "agent_version_not_found")
