@@ -6,6 +6,9 @@
     sqlite = two fsynced transactions of so many bytes a step and nothing else, in one thread: what
              the file system and SQLite take of it on this machine, now
 
+A conversation has 15 turns behind it and takes 15 steps more. What it costs to accept a request and
+to end it is measured by runs without a step, printed, and taken off: it is not part of a step.
+
 The model is scripted and the tool does nothing, so what is left is ours. CPU is of the whole
 process (the journal's writer thread too). The journal is a real file; its fsyncs are real.
 
@@ -22,7 +25,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,6 +66,8 @@ class Figures:
     steps: int
     cpu_ms_per_step: float
     steps_per_s: float
+    cpu_ms_per_response: float
+    """To accept a request and to end it, without any step."""
 
 
 @tool(kind="pure")
@@ -92,6 +97,8 @@ class Shape:
 
     sessions: int
     at_once: int
+    steps: int = STEPS
+    """Of each conversation; 0: the request is accepted and answered at once."""
 
     @property
     def names(self) -> list[str]:
@@ -99,15 +106,16 @@ class Shape:
 
 
 class Play:
-    """The scripted model: STEPS tool calls for each conversation, then an answer."""
+    """The scripted model: so many tool calls for each conversation, then an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
         self._at: dict[str, int] = {}
 
     def __call__(self, turn: ModelTurn) -> list[Scripted]:
         at = self._at.get(turn.conversation, 0)
         self._at[turn.conversation] = at + 1
-        if at == STEPS:
+        if at == self._steps:
             return says("done")
         return calls(("look_up", {"item": f"bell {at}", "count": at}))
 
@@ -136,7 +144,7 @@ async def durable(shape: Shape, folder: Path, tick: Callable[[int], None]) -> fl
     """Run it on a worker and a journal; returns the CPU seconds."""
     agent = agent_of([look_up])
     journal = SqliteJournal(folder / "journal.db")
-    model = ScriptedModel(Play(), keep_turns=False)
+    model = ScriptedModel(Play(shape.steps), keep_turns=False)
     try:
         async with Worker(journal=journal, agents=Agents([agent]), models=model) as worker:
 
@@ -145,13 +153,13 @@ async def durable(shape: Shape, folder: Path, tick: Callable[[int], None]) -> fl
                 start = ConversationStarted(agent.key, time.time())
                 await worker.accept(name, accepted, start=start)
                 await worker.run(name)
-                tick(STEPS)
+                tick(max(1, shape.steps))
 
             gc.collect()
             before = time.process_time()
             await _each(one, shape)
             spent = time.process_time() - before
-        await _check(journal, shape.names)
+        await _check(journal, shape)
     finally:
         await journal.close()
     return spent
@@ -168,23 +176,23 @@ async def _each(one: Callable[[str], Coroutine[Any, Any, None]], shape: Shape) -
     await asyncio.gather(*(lane() for _ in range(shape.at_once)))
 
 
-async def _check(journal: SqliteJournal, names: list[str]) -> None:
+async def _check(journal: SqliteJournal, shape: Shape) -> None:
     """What was measured must have happened."""
     assert not await journal.unfinished()
-    log = await journal.read(names[0])
-    assert sum(isinstance(each.event, ToolResult) for each in log) == STEPS
-    assert sum(isinstance(each.event, ModelResult) for each in log) == STEPS + 1
+    log = await journal.read(shape.names[0])
+    assert sum(isinstance(each.event, ToolResult) for each in log) == shape.steps
+    assert sum(isinstance(each.event, ModelResult) for each in log) == shape.steps + 1
 
 
 async def bare(shape: Shape, folder: Path, tick: Callable[[int], None]) -> float:
     """The same work with nothing kept: what an agent loop costs that forgets all on a crash."""
     agent = agent_of([look_up])
-    model = ScriptedModel(Play(), keep_turns=False)
+    model = ScriptedModel(Play(shape.steps), keep_turns=False)
 
     async def one(name: str) -> None:
         history: list[Any] = [ResponseAccepted(name, 0.0, past())]
         prompt = agent.prompt()
-        for step in range(1, STEPS + 2):
+        for step in range(1, shape.steps + 2):
             prompt.extend(history)
             answer = Answer(step, 1)
             turn = ModelTurn(prompt.body({}), name, name, "tool-call")
@@ -198,7 +206,7 @@ async def bare(shape: Shape, folder: Path, tick: Callable[[int], None]) -> float
                 ran = await agent.tools.run(ready, "", timeout_s=30, result_bytes=16_384)
                 result: AnyEvent = ToolResult(step, call.call_id, 0.0, ran.output)
                 history.append(result)
-        tick(STEPS)
+        tick(max(1, shape.steps))
 
     gc.collect()
     before = time.process_time()
@@ -215,9 +223,9 @@ async def sqlite(shape: Shape, folder: Path, tick: Callable[[int], None]) -> flo
     insert = "INSERT INTO e VALUES (?,?,?),(?,?,?)"
     before = time.process_time()
     for number in range(shape.sessions):
-        for seq in range(0, STEPS * 4, 2):
+        for seq in range(0, shape.steps * 4, 2):
             connection.execute(insert, (number, seq, "x" * 250, number, seq + 1, "x" * 250))
-        tick(STEPS)
+        tick(max(1, shape.steps))
     spent = time.process_time() - before
     connection.close()
     return spent
@@ -227,8 +235,25 @@ Case = Callable[[Shape, Path, Callable[[int], None]], Coroutine[Any, Any, float]
 
 
 def measure(name: str, case: Case, shape: Shape, base: Path | None, progress: Progress) -> Figures:
-    """Run a case in a fresh folder."""
-    total = shape.sessions * STEPS
+    """Run a case in fresh folders, with its steps and without any."""
+    idle_cpu_s, _ = _once(name, case, replace(shape, steps=0), base, progress)
+    cpu_s, wall_s = _once(name, case, shape, base, progress)
+    steps = shape.sessions * shape.steps
+    return Figures(
+        name=name,
+        sessions=shape.at_once,
+        steps=steps,
+        cpu_ms_per_step=(cpu_s - idle_cpu_s) * 1000 / steps,
+        steps_per_s=steps / wall_s,
+        cpu_ms_per_response=idle_cpu_s * 1000 / shape.sessions,
+    )
+
+
+def _once(
+    name: str, case: Case, shape: Shape, base: Path | None, progress: Progress
+) -> tuple[float, float]:
+    """CPU seconds of the case, and seconds that passed, setting up included."""
+    total = shape.sessions * max(1, shape.steps)
     task = progress.add_task(f"{name}, {shape.at_once} at once", total=total)
 
     def tick(steps: int) -> None:
@@ -237,8 +262,7 @@ def measure(name: str, case: Case, shape: Shape, base: Path | None, progress: Pr
     with tempfile.TemporaryDirectory(dir=base, prefix="durable-step-") as folder:
         began = time.perf_counter()
         cpu_s = uvloop.run(case(shape, Path(folder), tick))
-        wall_s = time.perf_counter() - began
-    return Figures(name, shape.at_once, total, cpu_s * 1000 / total, total / wall_s)
+        return cpu_s, time.perf_counter() - began
 
 
 def main() -> None:
@@ -251,7 +275,7 @@ def main() -> None:
     console = Console()
     figures: list[Figures] = []
     shapes = [Shape(args.alone, 1), Shape(args.sessions, args.sessions)]
-    with Progress(console=console, transient=True, refresh_per_second=4) as progress:
+    with Progress(console=console, transient=True, refresh_per_second=1) as progress:
         for shape in shapes:
             cases: list[tuple[str, Case]] = [("bare", bare), ("durable", durable)]
             if shape.at_once == 1:
@@ -265,7 +289,15 @@ def main() -> None:
 
 def _print(console: Console, figures: list[Figures]) -> None:
     table = Table(title="Durable step (scripted model, fsynced)")
-    for heading in ("case", "sessions", "steps", "CPU ms/step", "steps/s", "of bare"):
+    for heading in (
+        "case",
+        "sessions",
+        "steps",
+        "CPU ms/step",
+        "steps/s",
+        "of bare",
+        "CPU ms/response",
+    ):
         table.add_column(heading, justify="left" if heading == "case" else "right")
     for each in figures:
         plain = next(f for f in figures if f.name == "bare" and f.sessions == each.sessions)
@@ -276,6 +308,7 @@ def _print(console: Console, figures: list[Figures]) -> None:
             f"{each.cpu_ms_per_step:.3f}",
             f"{each.steps_per_s:,.0f}",
             f"{each.steps_per_s / plain.steps_per_s:.2f}",
+            f"{each.cpu_ms_per_response:.2f}",
         )
     console.print(table)
     worst = max(each.cpu_ms_per_step for each in figures if each.name == "durable")

@@ -19,7 +19,6 @@ import msgspec
 from orchestrator.agents import Agents
 from orchestrator.chat_answer import ChatAnswer
 from orchestrator.chat_request import ChatRequest
-from orchestrator.clock import Clock
 from orchestrator.inbound import validate
 from orchestrator.intake import Intake
 from orchestrator.journal import Journal, JournalFull
@@ -40,12 +39,12 @@ class AgentTurns:
     """A `Turns` before the router's: takes the turns of agents, passes on all others."""
 
     def __init__(
-        self, turns: Turns, journal: Journal, worker: Runs, agents: Agents, clock: Clock
+        self, turns: Turns, journal: Journal, worker: Runs, intake: Intake, agents: Agents
     ) -> None:
         self._turns = turns
         self._journal = journal
         self._worker = worker
-        self._intake = Intake(journal, worker, agents, clock)
+        self._intake = intake
         self._names = {name: name.encode() for name in agents.names()}
 
     def open(self, turn: TurnRequest) -> AbstractAsyncContextManager[Dispatched]:

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from orchestrator.agent_chat import AgentTurns
 from orchestrator.agents import Agents
 from orchestrator.clock import SystemClock
+from orchestrator.intake import Intake
 from orchestrator.journal_sqlite import SqliteJournal
 from orchestrator.model import RouterModel
 from orchestrator.responses import build_routes
@@ -62,6 +63,7 @@ def create_app(config: StackConfig) -> ASGIApp:
             await router.stop()
             await table.stop()
 
-    responses = build_routes(journal, worker, agents, config, clock)
-    chat = AgentTurns(router, journal, worker, agents, clock)
+    intake = Intake(journal, worker, agents, clock, router.require_ready)
+    responses = build_routes(journal, worker, intake, config, clock)
+    chat = AgentTurns(router, journal, worker, intake, agents)
     return api.build(router, turns=chat, extra_routes=[responses], lifespan=lifespan)

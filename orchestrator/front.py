@@ -10,10 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-import uvicorn
-
 from orchestrator.app import create_app
-from router import logs
+from router import logs, server
 from serving import config as configs
 from serving.errors import WarmloopError
 
@@ -30,19 +28,8 @@ def main() -> None:
         sys.stderr.write(f"warmloop: {error}\n")
         sys.exit(error.exit_code)
     logs.install()
-    uvicorn.run(
-        app,
-        host=stack.front.host,
-        port=stack.front.port if args.port is None else args.port,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        date_header=False,
-        timeout_graceful_shutdown=max(1, round(stack.front.drain_s)),
-    )
+    port = stack.front.port if args.port is None else args.port
+    server.server(app, stack.front.model_copy(update={"port": port})).run()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,7 +64,15 @@ class Acceptor(Protocol):
 class Intake:
     """Finds each request its place; the worker stores it there and runs it."""
 
-    def __init__(self, journal: Journal, worker: Acceptor, agents: Agents, clock: Clock) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        worker: Acceptor,
+        agents: Agents,
+        clock: Clock,
+        require_engine: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._require_engine = require_engine
         self._journal = journal
         self._worker = worker
         self._agents = agents
@@ -74,11 +82,16 @@ class Intake:
         self._locks = [asyncio.Lock() for _ in range(LOCKS)]
 
     async def accept(self, request: CreateRequest, key: str, fingerprint: str) -> ResponseRef:
-        """Raises BadRequest, NotFound, Conflict, JournalFull; then nothing was stored."""
+        """Raises BadRequest, NotFound, Conflict, JournalFull, Unavailable; nothing was stored then.
+
+        Unavailable: no engine can take the agent's first turn now. A run that was accepted waits
+        for its engine; one that was not is better told at once.
+        """
         asked = Asked(request, self._agents.get(request.model), key, fingerprint)
         _check_tool_names(asked)
         if key and (known := await self._journal.find_idempotent(key)):
             return await self._again(known, fingerprint)
+        self._require_engine(asked.agent.model)
         admission = await self._place(asked)
         if admission.created:
             return admission.ref

@@ -46,6 +46,7 @@ from orchestrator.events import (
 )
 from orchestrator.journal import Recorded
 from serving.config import AgentLimits
+from serving.errors import Unavailable
 
 REPLY = reply.REPLY
 ToolKind = Literal["pure", "idempotent", "queryable", "unsafe"]
@@ -79,7 +80,10 @@ class Run:
     phase: Phase = "ready"
     attempt: int = 0
     failures: int = 0
-    """Attempts of this step that failed; attempts that died with their process do not count."""
+    """Attempts of this step that failed; attempts that died with their process do not count, nor
+    do those that found no engine."""
+    waiting_since: float = 0.0
+    """Unix seconds of this step's first attempt that found no engine; 0: none did."""
     failed: ModelFailed | None = None
     calls: dict[str, OpenCall] = field(default_factory=dict)
     unresolved: int = 0
@@ -201,6 +205,9 @@ def _model_failed(state: State, event: ModelFailed) -> None:
         run.failed = event
         if event.superseded:
             run.phase = "retry"
+        elif event.code == Unavailable.default_code:
+            run.waiting_since = run.waiting_since or event.at
+            run.phase = "retry"
         else:
             run.failures += 1
             run.phase = "retry" if event.retry else "given_up"
@@ -220,6 +227,7 @@ def _model_result(state: State, event: ModelResult) -> None:
     spent.cost_usd += event.cost_usd
     spent.uncached_cost_usd += event.uncached_cost_usd
     run.failures = 0
+    run.waiting_since = 0.0
     run.failed = None
     if event.calls and not replies(event):
         spent.count_calls(event.calls)
@@ -364,9 +372,13 @@ def _model(state: State, run: Run, limits: AgentLimits, now: float) -> Step:
         return CallModel(state.step, run.attempt + 1, supersedes=run.attempt)
     if run.failed is not None:
         failed = run.failed
-        if run.phase == "given_up" or run.failures >= limits.model_attempts:
+        waited_s = failed.at - run.waiting_since if run.waiting_since else 0.0
+        tired = run.failures >= limits.model_attempts or waited_s > limits.engine_wait_s
+        if run.phase == "given_up" or tired:
             return Finish("failed", failed.code or "engine_failed", failed.error)
-        until = failed.at if failed.superseded else failed.at + backoff_s(run.failures)
+        if reached := budgets.before_model(run.spent, limits, now):
+            return _over(reached)
+        until = failed.at if failed.superseded else failed.at + backoff_s(run.failures, waited_s)
         if until > now:
             return Wait(until)
         return CallModel(state.step, run.attempt + 1)
@@ -375,6 +387,9 @@ def _model(state: State, run: Run, limits: AgentLimits, now: float) -> Step:
     return CallModel(state.step + 1, 1)
 
 
-def backoff_s(failures: int) -> float:
-    """Seconds between a failed attempt and the next: 0.25, 0.5, 1, ... at most 5."""
-    return float(min(5.0, 0.25 * 2 ** max(0, failures - 1)))
+def backoff_s(failures: int, waited_s: float = 0.0) -> float:
+    """Seconds between a failed attempt and the next: 0.25, 0.5, 1, ... at most 5.
+
+    While no engine is ready the pause grows with the time waited: polling that long waits slow.
+    """
+    return float(min(5.0, max(0.25 * 2 ** max(0, failures - 1), waited_s / 4)))

@@ -25,7 +25,6 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 
-from orchestrator.agents import Agents
 from orchestrator.clock import Clock
 from orchestrator.conversations import Conversations
 from orchestrator.events import ResponseAccepted
@@ -50,10 +49,10 @@ class Runs(Acceptor, Protocol):
 
 
 def build_routes(
-    journal: Journal, worker: Runs, agents: Agents, config: StackConfig, clock: Clock
+    journal: Journal, worker: Runs, intake: Intake, config: StackConfig, clock: Clock
 ) -> APIRouter:
     """The routes; whoever builds them starts and ends journal and worker."""
-    api = ResponsesApi(journal, worker, Intake(journal, worker, agents, clock))
+    api = ResponsesApi(journal, worker, intake)
     conversations = Conversations(journal, clock)
     limit = config.front.max_body_bytes
     routes = APIRouter(route_class=JournalRoute)

@@ -278,7 +278,7 @@ class Worker:
         lease = claim.lease = await self._journal.lease(*self._terms(conversation))
         if lease is None:
             raise _locked(conversation)
-        parked = await self._load(conversation)
+        parked = await self._load(lease)
         state = parked.state
         if state.run is not None:
             claim.again = True  # nobody drives it: do, and let the caller come again
@@ -333,7 +333,7 @@ class Worker:
             # Another process runs it; if that one dies, its lease runs out.
             await sleep(self._clock, self._lease_s / 4)
         claim.lease = lease
-        parked = await self._load(claim.conversation)
+        parked = await self._load(lease)
         if parked.state.run is None:
             return None
         try:
@@ -384,10 +384,12 @@ class Worker:
     def _terms(self, conversation: str) -> tuple[str, str, float]:
         return conversation, self._owner, self._lease_s
 
-    async def _load(self, conversation: str) -> _Parked:
+    async def _load(self, lease: Lease) -> _Parked:
         """The state as of now: the parked one, and what the log has beyond it."""
-        parked = self._parked.pop(conversation, None) or _Parked()
-        fold_all(await self._journal.read(conversation, parked.state.seq), parked.state)
+        parked = self._parked.pop(lease.conversation, None) or _Parked()
+        if lease.token > 1:  # the first lease ever is on an empty log
+            recorded = await self._journal.read(lease.conversation, parked.state.seq)
+            fold_all(recorded, parked.state)
         return parked
 
     async def _renew_leases(self) -> None:

@@ -87,6 +87,8 @@ def _model_routes(router: Router) -> APIRouter:
             model["ready_replicas"] = len(router.fleet().ready(name))
         elif name == AUTO:
             model["tier"] = "auto"
+        elif name in router.also_models():
+            model["owned_by"] = "warmloop-agent"
         return model
 
     def names() -> list[str]:

@@ -120,6 +120,16 @@ class Router:
             self.health.keep_only(self._fleet.replicas)
         return self._fleet
 
+    def require_ready(self, model: str) -> None:
+        """Raises Unavailable when no engine could take a turn for `model` (or `auto`) now."""
+        fleet = self.fleet()
+        models = self.config.models if model == tiers.AUTO else (model,)
+        if not any(fleet.ready(name) for name in models):
+            why = "; ".join(f"{name}: {fleet.why_not(name)}" for name in models)
+            raise Unavailable(
+                f"model {model!r} has no engine ready: {why}", retry_after_s=_NOT_READY_RETRY_S
+            )
+
     @asynccontextmanager
     async def open(self, turn: TurnRequest) -> AsyncGenerator[Answer]:
         """See `Turns.open`."""
@@ -261,6 +271,9 @@ class Router:
         said = f"model {model!r}: {tries} tried, none answered; of the last: {failure.detail}"
         if failure.cause == "busy":
             return Unavailable(said, code="engine_busy", retry_after_s=1)
+        if failure.cause == "connect":
+            # Nothing listens any more where the table still says so: no engine has seen the turn.
+            return Unavailable(said, retry_after_s=_NOT_READY_RETRY_S)
         if failure.cause == "timeout":
             return UpstreamTimeout(said)
         return UpstreamError(said, retry_after_s=self.config.router.eject_s)

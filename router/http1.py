@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, cast
@@ -65,8 +66,11 @@ class Origin:
 class Connection(asyncio.Protocol):
     """One connection, and the answer that is arriving on it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, on_lost: Callable[[Connection], None]
+    ) -> None:
         self._loop = loop
+        self._on_lost = on_lost
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport
         self._waiter: asyncio.Future[None] | None = None
@@ -175,6 +179,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
+        self._on_lost(self)
         if error is None and self.status and not self._framed:
             self.complete = True  # an answer without a length ends with its connection
             self._wake()
@@ -288,6 +293,15 @@ class Pool:
         self._open.discard(connection)
         connection.abort()
 
+    def _forget(self, origin: Origin, connection: Connection) -> None:
+        """It was closed, by either side: a replica that went must leave nothing behind."""
+        self._open.discard(connection)
+        idle = self._idle.get(origin)
+        if idle is not None and connection in idle:
+            idle.remove(connection)
+            if not idle:
+                del self._idle[origin]
+
     async def _connect(self, origin: Origin) -> Connection:
         host, port, tls = origin.place
         if tls and self._tls is None:
@@ -296,7 +310,10 @@ class Pool:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(loop), host, port, ssl=self._tls if tls else None
+                    lambda: Connection(loop, lambda lost: self._forget(origin, lost)),
+                    host,
+                    port,
+                    ssl=self._tls if tls else None,
                 )
         except TimeoutError:
             raise Failed("connect", "no connection in time") from None

@@ -30,7 +30,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 from serving import directory
 from serving.config import ModelConfig, StackConfig, load
@@ -42,7 +42,7 @@ from serving.table import Engine
 __all__ = ["RunFile", "read_run_file"]
 
 WATCH_S = 1.0
-CALL_S = 15.0
+CALL_S = 2.0
 
 
 class Events:
@@ -116,15 +116,21 @@ def run(config: StackConfig, run_dir: Path) -> None:
         _set_on_signals(stop)  # again: Ray's own start replaces the handlers
         events.say("ray-ready", address=run_file.address)
         if not stop.is_set():
-            _serve(config, run_dir, events, stop)
+            _serve(config, run_dir, events, stop, ray_node)
     finally:
         events.say("stopping")
-        _shut_serve_down(config)
+        _shut_serve_down(config.front.drain_s, ray_node)
         ray_node.stop()
         events.say("stopped")
 
 
-def _serve(config: StackConfig, run_dir: Path, events: Events, stop: threading.Event) -> None:
+def _serve(
+    config: StackConfig,
+    run_dir: Path,
+    events: Events,
+    stop: threading.Event,
+    ray_node: LocalRay,
+) -> None:
     import ray
     from ray import serve
 
@@ -151,24 +157,35 @@ def _serve(config: StackConfig, run_dir: Path, events: Events, stop: threading.E
             actor = directory.connect()
             continue
         except ray.exceptions.GetTimeoutError:
+            if not ray_node.alive():
+                raise EngineError("one of Ray's own processes has ended") from None
             continue
         version = snapshot.version
         progress.take(snapshot.engines)
 
 
-def _shut_serve_down(config: StackConfig) -> None:
-    import ray
-    from ray import serve
-
-    if not ray.is_initialized():
+def _shut_serve_down(drain_s: float, ray_node: LocalRay) -> None:
+    """Let Serve drain and end the replicas, unless Ray is gone: then there is nobody to ask."""
+    if not ray_node.alive():
         return
     from serving.replica import KILL_GRACE_S
 
-    client: Any = None
-    with contextlib.suppress(Exception):  # whatever fails here, Ray's processes are ended next
-        client = serve.context._get_global_client(raise_if_no_controller_running=False)
-        if client is not None:
-            client.shutdown(timeout_s=config.front.drain_s + KILL_GRACE_S)
+    timeout_s = drain_s + KILL_GRACE_S
+
+    def shut_down() -> None:
+        from ray.serve import context
+
+        with contextlib.suppress(Exception):  # whatever fails here, Ray's processes end next
+            client = context._get_global_client(raise_if_no_controller_running=False)
+            if client is not None:
+                client.shutdown(timeout_s=timeout_s)
+
+    # A daemon thread, since a call into a Ray that dies meanwhile never returns.
+    thread = threading.Thread(target=shut_down, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + timeout_s + CALL_S
+    while thread.is_alive() and ray_node.alive() and time.monotonic() < deadline:
+        thread.join(0.1)
 
 
 def _set_on_signals(stop: threading.Event) -> None:
@@ -176,19 +193,26 @@ def _set_on_signals(stop: threading.Event) -> None:
         signal.signal(number, lambda *_: stop.set())
 
 
-def main() -> int:
+def main() -> NoReturn:
     parser = argparse.ArgumentParser(prog="python -m serving.cluster")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--run-dir", type=Path, required=True)
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
+    status = 0
     try:
         run(load(args.config), args.run_dir)
     except WarmloopError as error:
         print(f"warmloop: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+        status = error.exit_code
+    except Exception:
+        logging.exception("the local cluster failed")
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: Ray's exit handlers wait for a Ray that may be gone.
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

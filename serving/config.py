@@ -181,7 +181,8 @@ class FrontConfig(Frozen):
     first_byte_timeout_s: float = Field(default=600.0, gt=0)
     idle_timeout_s: float = Field(default=120.0, gt=0)
     """Longest silence within a stream before the engine counts as hung."""
-    drain_s: float = Field(default=10.0, ge=0)
+    drain_s: float = Field(default=5.0, ge=0)
+    """How long running requests may go on when the front door or an engine is stopped."""
 
 
 class RouterConfig(Frozen):
@@ -216,6 +217,8 @@ class AgentLimits(Frozen):
     tool_result_bytes: int = Field(default=16_384, ge=256)
     model_attempts: int = Field(default=3, ge=1)
     """Tries of one model turn when engines fail."""
+    engine_wait_s: float = Field(default=300.0, ge=0)
+    """How long one turn waits for an engine while none is ready: it may be starting again."""
 
 
 class AgentConfig(Frozen):

@@ -5,7 +5,7 @@ Python processes, 280 MB), and writes a token to the home folder. So the node is
 class that `ray.init` and `ray start` use, with those left out; the version is pinned.
 
 Sockets have paths of at most 107 bytes, hence a short folder under /tmp. It is removed at the end;
-what a killed run left is removed by the next one of the same stack.
+what a killed run left is removed by the next one.
 """
 
 from __future__ import annotations
@@ -21,17 +21,11 @@ from typing import Any
 import psutil
 
 from serving import directory
-from serving.run_file import (
-    NAME,
-    TOKEN,
-    RunFile,
-    child_env,
-    make_token,
-    read_run_file,
-    write_run_file,
-)
+from serving.run_file import NAME, TOKEN, RunFile, child_env, make_token, write_run_file
 
+ROOT = Path("/tmp")  # noqa: S108 mkdtemp makes the folder, for us alone
 PREFIX = "wl-"
+OWNER = "owner.pid"
 OBJECT_STORE_BYTES = 100 * 2**20
 """Ray's shared memory; nothing of ours is kept there."""
 
@@ -46,7 +40,7 @@ class LocalRay:
 
     def start(self) -> RunFile:
         """Start Ray, connect to it as a driver, and say in the run file where it is."""
-        _remove_leftovers(self._run_dir)
+        remove_leftovers()
         token = make_token(self._run_dir)
         os.environ.update(child_env(token))  # before Ray is imported, which reads it then
         import ray
@@ -57,7 +51,8 @@ class LocalRay:
             def start_api_server(self, **_: object) -> None:
                 """No dashboard server. `include_dashboard=False` would start it without pages."""
 
-        self._temp_dir = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
+        self._temp_dir = Path(tempfile.mkdtemp(prefix=PREFIX, dir=ROOT))
+        (self._temp_dir / OWNER).write_text(str(os.getpid()))
         params = RayParams(
             node_ip_address="127.0.0.1",
             num_cpus=0,  # nothing of ours asks for cores, and idle workers are started by core
@@ -89,14 +84,19 @@ class LocalRay:
         write_run_file(self._run_dir, run)
         return run
 
+    def alive(self) -> bool:
+        """False when one of Ray's own processes has ended: calls into Ray would then hang."""
+        return self._node is not None and bool(self._node.remaining_processes_alive())
+
     def stop(self) -> None:
         """End all of Ray's processes and remove its folder. Idempotent."""
         (self._run_dir / NAME).unlink(missing_ok=True)
         if self._node is not None:
             import ray
 
-            with contextlib.suppress(Exception):
-                ray.shutdown()
+            if self.alive():
+                with contextlib.suppress(Exception):
+                    ray.shutdown()
             self._node.kill_all_processes(check_alive=False, allow_graceful=True)
             self._node = None
         if self._temp_dir is not None:
@@ -104,13 +104,10 @@ class LocalRay:
         (self._run_dir / TOKEN).unlink(missing_ok=True)
 
 
-def _remove_leftovers(run_dir: Path) -> None:
-    """Clean up after a run that was killed. One that still runs is left alone."""
-    before = read_run_file(run_dir)
-    if before is None or psutil.pid_exists(before.pid):
-        return
-    folder = Path(before.temp_dir)
-    # The path comes from a file: only what we could have made ourselves is removed.
-    if folder.parent == Path("/tmp") and folder.name.startswith(PREFIX):  # noqa: S108
-        shutil.rmtree(folder, ignore_errors=True)
-    (run_dir / NAME).unlink(missing_ok=True)
+def remove_leftovers() -> None:
+    """Remove the folders of clusters of ours that were killed; those that still run stay."""
+    for folder in ROOT.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError, ValueError):
+            ours = folder.lstat().st_uid == os.getuid() and not folder.is_symlink()
+            if ours and not psutil.pid_exists(int((folder / OWNER).read_text())):
+                shutil.rmtree(folder, ignore_errors=True)

@@ -17,6 +17,7 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,7 +154,7 @@ class EngineReplica:
         """Keep the lease, whatever the engine does; a directory that forgot us is told again."""
         known = False
         while True:
-            with _DirectoryAway():
+            with self._may_be_away():
                 actor = await self._actor()
                 async with asyncio.timeout(CALL_S):
                     known = known and await actor.renew.remote(
@@ -169,30 +170,31 @@ class EngineReplica:
         self, state: EngineState, reason: str = "", lease_s: float = directory.LEASE_S
     ) -> None:
         self._engine = replace(self._engine, state=state, reason=reason)
-        with _DirectoryAway():
+        with self._may_be_away():
             actor = await self._actor()
             async with asyncio.timeout(CALL_S):
                 await actor.register.remote(self._engine, lease_s)
 
     async def _leave(self) -> None:
-        with _DirectoryAway():
+        with self._may_be_away():
             actor = await self._actor()
             async with asyncio.timeout(CALL_S):
                 await actor.leave.remote(self._engine.replica)
+
+    @contextlib.contextmanager
+    def _may_be_away(self) -> Iterator[None]:
+        """The directory may restart or be slow; the next renewal makes up for what was not told."""
+        import ray
+
+        try:
+            yield
+        except (ray.exceptions.RayError, TimeoutError):
+            self._directory = None  # look it up again; it may be another actor by then
 
     async def _actor(self) -> Any:
         if self._directory is None:
             self._directory = await asyncio.to_thread(directory.connect)
         return self._directory
-
-
-class _DirectoryAway(contextlib.AbstractContextManager[None]):
-    """The directory may restart or be slow; the next renewal makes up for what was not told."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, _: object) -> bool:
-        import ray
-
-        return kind is not None and issubclass(kind, ray.exceptions.RayError | TimeoutError)
 
 
 def _keep_to_loopback() -> None:

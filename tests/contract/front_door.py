@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 from orchestrator.agent_chat import AgentTurns
 from orchestrator.agents import Agents, resolve
 from orchestrator.clock import SystemClock
+from orchestrator.intake import Intake
 from orchestrator.journal_sqlite import SqliteJournal
 from orchestrator.model import (
     ArgumentsDelta,
@@ -153,11 +154,12 @@ async def front_door(journal_path: Path) -> AsyncIterator[Front]:
     journal = SqliteJournal(journal_path)
     worker = Worker(journal=journal, agents=agents, models=model, delta_batch_s=0.0)
     router = Router(config, StaticTable(config), also_models=agents.names, sink=lambda _: None)
-    routes = build_routes(journal, worker, agents, config, clock)
+    intake = Intake(journal, worker, agents, clock)
+    routes = build_routes(journal, worker, intake, config, clock)
     async with AsyncExitStack() as life:
         life.push_async_callback(journal.close)
         await life.enter_async_context(worker)
-        turns = AgentTurns(router, journal, worker, agents, clock)
+        turns = AgentTurns(router, journal, worker, intake, agents)
         app = api.build(router, turns=turns, extra_routes=[routes])
         url = await life.enter_async_context(served(app))
         client, http = await life.enter_async_context(clients(url))

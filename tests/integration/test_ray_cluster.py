@@ -21,8 +21,10 @@ import psutil
 import pytest
 
 from serving.discovery import RayTable
-from serving.errors import EngineError
+from serving.errors import ConfigError, EngineError
 from serving.local_cluster import LocalCluster
+from serving.local_ray import remove_leftovers
+from serving.replica import build_app
 from serving.run_file import read_run_file
 from serving.table import Engine
 
@@ -99,7 +101,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owned]:
         yield owned
     finally:
         left = owned.processes()
-        owned.owner.kill()
+        if owned.owner.is_running():
+            owned.owner.kill()
         owned.owner.wait()
         psutil.wait_procs(left, timeout=20)
 
@@ -227,6 +230,10 @@ def test_after_a_sigkill_of_the_owner_nothing_is_left(cluster: Owned) -> None:
     until(lambda: cluster.processes() == [], 10)
     named = [p for p in psutil.process_iter() if run.temp_dir in " ".join(command_line(p))]
     assert named == []
+    # Its folder stays until the next start looks for such folders.
+    assert Path(run.temp_dir).exists()
+    remove_leftovers()
+    assert not Path(run.temp_dir).exists()
 
 
 def post(url: str, body: dict[str, object]) -> dict[str, Any]:
@@ -280,3 +287,12 @@ def test_an_engine_that_cannot_start_says_why_and_the_cluster_ends(tmp_path: Pat
         until(lambda: not owned.alive(), 30)
     finally:
         owned.stop(0)
+
+
+def test_serves_own_configuration_files_can_name_a_model_of_the_stack(tmp_path: Path) -> None:
+    config = tmp_path / "stack.yaml"
+    config.write_text(STACK)
+    application = build_app({"config": str(config), "model": "small"})
+    assert type(application).__name__ == "Application"
+    with pytest.raises(ConfigError, match="'large' is not a model that Warmloop starts"):
+        build_app({"config": str(config), "model": "large"})

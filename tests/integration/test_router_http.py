@@ -303,7 +303,7 @@ async def test_a_lone_engine_that_comes_back_is_used_at_once() -> None:
     async with front_door(local) as front:
         front.table.set(nobody_listens("big-0"))
         async with front.post(chat()) as response:
-            assert response.status == 502
+            assert response.status == 503
             assert "retry-after" in response.headers
         assert front.router.health.ejected("big-0")
         front.table.set(engine("big-0", url=local.url))
@@ -321,6 +321,16 @@ async def test_a_pooled_connection_that_the_engine_closed_is_nobody_s_failure() 
         assert len(local.seen) == 20
         assert {line["attempts"] for line in front.log} == {1}
         assert not front.router.health.ejected("big-0")
+
+
+async def test_nothing_is_kept_of_the_connections_that_an_engine_closed() -> None:
+    local = LocalEngine(answers, close_after=True)
+    async with front_door(local) as front:
+        for _ in range(5):
+            async with front.post(chat()) as response:
+                assert response.status == 200
+        pool = front.router._forwarder.pool
+        await until(lambda: not pool._idle and not pool._open)
 
 
 # What fails after the first byte

@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import psutil
 import pytest
+
 from tests.integration.stacks import Stack, eventually, stack
 
 pytestmark = pytest.mark.ray

@@ -255,3 +255,19 @@ def test_folding_in_two_parts_is_folding_at_once() -> None:
 def test_events_survive_the_journal_s_encoding() -> None:
     log = [*BEGUN, *asks("look"), begun(0), done(0), *failed(1)]
     assert [decode(encode(event)) for event in log] == log
+
+
+def test_a_turn_that_finds_no_engine_waits_for_one_without_using_up_its_attempts() -> None:
+    state = State()
+    limits = AgentLimits(model_attempts=2, engine_wait_s=60)
+    fold(state, ConversationStarted("a@1", 0.0))
+    fold(state, ResponseAccepted("resp_1", 0.0, []))
+    for attempt in range(1, 8):
+        at = attempt * 5.0
+        fold(state, ModelIntent(1, attempt, at))
+        fold(state, ModelFailed(1, attempt, at, "no engine", "no_engine_ready", retry=True))
+        step = next_step(state, limits, {}, at + 100)
+        assert step == CallModel(1, attempt + 1)
+    fold(state, ModelIntent(1, 8, 70.0))
+    fold(state, ModelFailed(1, 8, 70.0, "no engine", "no_engine_ready", retry=True))
+    assert next_step(state, limits, {}, 70.0) == Finish("failed", "no_engine_ready", "no engine")

@@ -79,6 +79,25 @@ def test_on_cpu_it_is_one_eager_process_that_binds_no_cores() -> None:
 
 
 @pytest.mark.parametrize(
+    ("cpuinfo", "dtype"),
+    [
+        ("processor : 0\nflags : fpu avx2 f16c\n", "float32"),
+        ("processor : 0\nflags : fpu avx2 avx512_bf16\n", "bfloat16"),
+        ("processor : 0\nFeatures : fp asimd bf16\n", "bfloat16"),
+        (None, "float32"),
+    ],
+)
+def test_on_cpu_it_computes_in_what_the_cpu_can_multiply(
+    cpuinfo: str | None, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm, "CPUINFO", tmp_path / "cpuinfo")
+    if cpuinfo is not None:
+        vllm.CPUINFO.write_text(cpuinfo)
+    assert value(command().argv, "--dtype") == dtype
+    assert "--dtype" not in command(gpus=1).argv
+
+
+@pytest.mark.parametrize(
     ("gpus", "flags"),
     [
         (1, ()),
