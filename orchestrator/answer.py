@@ -100,4 +100,6 @@ class Answer:
         return text, calls, done
 
     def _call_id(self, index: int) -> str:
-        return f"call_{self.step}_{index}"
+        # Of every attempt its own: what a dead attempt streamed must not be taken for this one.
+        again = f"_{self.attempt}" if self.attempt > 1 else ""
+        return f"call_{self.step}_{index}{again}"

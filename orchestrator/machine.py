@@ -371,20 +371,23 @@ def _model(state: State, run: Run, limits: AgentLimits, now: float) -> Step:
     if run.phase == "asking":
         return CallModel(state.step, run.attempt + 1, supersedes=run.attempt)
     if run.failed is not None:
-        failed = run.failed
-        waited_s = failed.at - run.waiting_since if run.waiting_since else 0.0
-        tired = run.failures >= limits.model_attempts or waited_s > limits.engine_wait_s
-        if run.phase == "given_up" or tired:
-            return Finish("failed", failed.code or "engine_failed", failed.error)
-        if reached := budgets.before_model(run.spent, limits, now):
-            return _over(reached)
-        until = failed.at if failed.superseded else failed.at + backoff_s(run.failures, waited_s)
-        if until > now:
-            return Wait(until)
-        return CallModel(state.step, run.attempt + 1)
+        return _try_again(state, run, run.failed, limits, now)
     if reached := budgets.before_model(run.spent, limits, now):
         return _over(reached)
     return CallModel(state.step + 1, 1)
+
+
+def _try_again(
+    state: State, run: Run, failed: ModelFailed, limits: AgentLimits, now: float
+) -> Step:
+    waited_s = failed.at - run.waiting_since if run.waiting_since else 0.0
+    tired = run.failures >= limits.model_attempts or waited_s > limits.engine_wait_s
+    if run.phase == "given_up" or tired:
+        return Finish("failed", failed.code or "engine_failed", failed.error)
+    if reached := budgets.before_model(run.spent, limits, now):
+        return _over(reached)
+    until = failed.at if failed.superseded else failed.at + backoff_s(run.failures, waited_s)
+    return Wait(until) if until > now else CallModel(state.step, run.attempt + 1)
 
 
 def backoff_s(failures: int, waited_s: float = 0.0) -> float:

@@ -50,13 +50,15 @@ class Events:
 
     def __init__(self, run_dir: Path) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._file = (run_dir / EVENTS).open("w", buffering=1, encoding="utf-8")
+        self._path = run_dir / EVENTS
+        self._path.write_bytes(b"")
         self._started_s = time.monotonic()
 
     def say(self, event: str, **fields: object) -> None:
         elapsed_s = round(time.monotonic() - self._started_s, 2)
         line = json.dumps({"event": event, **fields, "s": elapsed_s})
-        self._file.write(line + "\n")
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
         # The owner may be gone and its pipe with it; that is the guardian's business.
         with contextlib.suppress(OSError):
             print(line, flush=True)

@@ -3,8 +3,8 @@
 What every engine of ours gets: prefix caching, cached tokens in the usage, priority scheduling,
 metrics, and tool calls under the strict grammar. On CPU one process and eager mode: starting takes
 a third of the time, and nothing is slower; and float32 where the CPU cannot multiply bfloat16
-(AVX2 only, measured: a prefill takes 5 to 7 times as long in bfloat16). The server keeps its helper processes when it is killed;
-that is the guardian's business.
+(AVX2 only: a prefill in bfloat16 was measured to take 5 to 7 times as long). The server keeps its
+helper processes when it is killed; that is the guardian's business.
 """
 
 from __future__ import annotations

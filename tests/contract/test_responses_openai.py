@@ -13,7 +13,7 @@ import pytest
 from openai.types.responses import FunctionToolParam, Response
 
 from orchestrator import response_stream
-from orchestrator.model import Done, ModelError, TextDelta
+from orchestrator.model import ArgumentsDelta, CallStart, Done, ModelError, TextDelta
 from orchestrator.projection import Projection
 from orchestrator.response_stream import follow
 from tests.contract.front_door import Front, calls, front_door, replies, says
@@ -596,3 +596,18 @@ async def test_the_whole_application_answers_over_a_simulated_engine(
     last = events[-1]
     assert last.type == "response.completed"
     assert last.response.output_text == "a b c d e f"
+
+
+async def test_a_call_whose_engine_died_in_mid_stream_is_another_item_than_its_second_attempt(
+    front: Front,
+) -> None:
+    gate = asyncio.Event()
+    half = [CallStart("add"), ArgumentsDelta('{"a": 2'), gate]
+    cut = ModelError("cut", code="engine_failed", retry=True)
+    front.model.will([*half, cut], calls(("add", '{"a": 2, "b": 2}')), says("4"))
+    async with front.client.responses.stream(model="desk", input="2 + 2?") as stream:
+        async for event in stream:
+            if event.type == "response.output_item.added":
+                gate.set()
+        final = await stream.get_final_response()
+    assert final.output_text == "4"
