@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from orchestrator import reply
-from orchestrator.prompt import Message, Prompt, canonical
+from orchestrator.prompt import Message, Prompt, canonical, tool_message
 from orchestrator.tool_loader import load
 from orchestrator.tools import Tool, Toolbox
 from serving.config import AgentConfig, AgentLimits, StackConfig, TurnType, nearest
@@ -68,6 +68,11 @@ class Agents:
         """Load every agent's tools; the first that fails raises ConfigError."""
         agents = [resolve(name, config) for name, config in stack.agents.items()]
         return cls(agents, ["auto", *stack.models])
+
+    def close(self) -> None:
+        """Let go of the threads that tools run in."""
+        for agent in self._agents.values():
+            agent.tools.close()
 
     def names(self) -> list[str]:
         """The agents, without the bare models."""
@@ -145,13 +150,15 @@ def examples(given: Iterable[Mapping[str, Any]], *, where: str) -> list[Message]
     """Worked examples as chat messages.
 
     Calls may be written short, `{name: search, arguments: {query: bell}}`: they get ids and
-    arguments as JSON text, and tool messages without an id answer the calls in order.
+    arguments as JSON text, and tool messages without an id answer the calls in order. A reply is
+    followed by what follows it in every later prompt.
     """
     messages: list[Message] = []
     open_ids: list[str] = []
     count = 0
     for index, example in enumerate(given):
         message = dict(example)
+        replied: list[str] = []
         role = message.get("role")
         if role not in ("system", "user", "assistant", "tool"):
             raise ConfigError(
@@ -171,8 +178,10 @@ def examples(given: Iterable[Mapping[str, Any]], *, where: str) -> list[Message]
                 count += 1
                 whole = _example_call(call, f"example_{count}", f"{where}.{index}.tool_calls")
                 message["tool_calls"].append(whole)
-                open_ids.append(whole["id"])
+                ids = replied if whole["function"]["name"] == reply.REPLY else open_ids
+                ids.append(whole["id"])
         messages.append(message)
+        messages += [tool_message(call_id, reply.ACKNOWLEDGED) for call_id in replied]
     return messages
 
 

@@ -4,8 +4,8 @@
                  ─► whole()   text and calls, or why there is no answer
 
 The text inside a `reply` call's arguments is text of the answer, piece by piece as it arrives.
-Ids of calls are ours, `call_STEP_INDEX`: engines make up random ones, which would make prompts
-differ for no reason, and some repeat them.
+Ids of calls are ours, `call_STEP_INDEX` (and `_ATTEMPT`, from the second on): engines make up
+random ones, which would make prompts differ for no reason, and some repeat them.
 """
 
 from __future__ import annotations

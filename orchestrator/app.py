@@ -59,6 +59,7 @@ def create_app(config: StackConfig) -> ASGIApp:
             async with worker:
                 yield
         finally:
+            agents.close()
             await journal.close()
             await router.stop()
             await table.stop()

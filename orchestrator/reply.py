@@ -14,6 +14,9 @@ import msgspec
 REPLY = "reply"
 """Its name; no other tool may have it."""
 
+MAX_CHARACTERS = 4000
+"""Of an answer: without a bound a model that lost its thread writes until its tokens are spent."""
+
 DEFINITION: dict[str, Any] = {
     "type": "function",
     "function": {
@@ -21,7 +24,9 @@ DEFINITION: dict[str, Any] = {
         "description": "Give the final answer to the user.",
         "parameters": {
             "type": "object",
-            "properties": {"text": {"type": "string", "description": "the answer"}},
+            "properties": {
+                "text": {"type": "string", "description": "the answer", "maxLength": MAX_CHARACTERS}
+            },
             "required": ["text"],
             "additionalProperties": False,
         },

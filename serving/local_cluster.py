@@ -23,7 +23,7 @@ from typing import Any
 
 from serving.engines import guardian
 from serving.errors import EngineError
-from serving.run_file import EVENTS, PACKAGES
+from serving.run_file import EVENTS, import_env
 
 POLL_S = 0.1
 
@@ -54,10 +54,9 @@ class LocalCluster:
         """Launch it, and return at once."""
         (self._run_dir / EVENTS).unlink(missing_ok=True)
         argv = [sys.executable, "-m", "serving.cluster", "--config", str(self._config_path)]
-        path = os.pathsep.join(p for p in (str(PACKAGES), os.environ.get("PYTHONPATH")) if p)
         self._tree = guardian.spawn(
             [*argv, "--run-dir", str(self._run_dir)],
-            {**os.environ, "PYTHONPATH": path},
+            {**os.environ, **import_env()},
             self.log_path,
         )
 

@@ -96,6 +96,9 @@ class EngineReplica:
             weights = await asyncio.to_thread(
                 store.fetch, self._engine.model, self._config, python=self._config.python
             )
+        if self._config.engine != "simulated":
+            # It leads to our packages; an engine has its own Python, and must not see them first.
+            os.environ.pop("PYTHONPATH", None)
         spec = EngineSpec(self._engine.model, self._config, weights, free_port())
         self._process.start(spec, self._log_path)
         await self._process.wait_ready(self._config.ready_timeout_s)

@@ -68,8 +68,15 @@ def make_token(run_dir: Path) -> Path:
 
 def child_env(token_path: str | Path) -> dict[str, str]:
     """Our environment, plus what a process needs to speak to this cluster."""
-    path = os.pathsep.join(p for p in (str(PACKAGES), os.environ.get("PYTHONPATH")) if p)
-    return {**os.environ, "PYTHONPATH": path, **ray_env(token_path)}
+    return {**os.environ, **import_env(), **ray_env(token_path)}
+
+
+def import_env() -> dict[str, str]:
+    """What lets a Python process import our packages from a checkout that is not installed."""
+    if "site-packages" in PACKAGES.parts:
+        return {}
+    before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(p for p in (str(PACKAGES), *before) if p))}
 
 
 def ray_env(token_path: str | Path) -> dict[str, str]:

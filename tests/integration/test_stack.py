@@ -31,7 +31,7 @@ GONE_S = 10.0
 
 def script(*steps: dict[str, Any]) -> str:
     """A question that makes a simulated engine answer with these steps."""
-    return "go\nSIMULATE: " + json.dumps({"steps": list(steps)})
+    return "go\nSIMULATE: " + json.dumps(steps)
 
 
 def call(name: str, **arguments: Any) -> dict[str, Any]:
