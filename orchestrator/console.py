@@ -152,24 +152,27 @@ def turns_of(responses: Iterable[Json]) -> list[Json]:
 
 
 def print_turns(out: Console, responses: Sequence[Json]) -> None:
-    """One row a turn, then the totals of all."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    """One row a turn, then the totals of all. Costs in millionths of a US dollar, as they were and
+    as they would have been without a cache."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run")
     for name in ("model", "replica"):
         table.add_column(name, no_wrap=True)
-    table.add_column("why", overflow="fold", max_width=34)
-    for name in ("prompt", "cached", "output", "s", "µ$", "µ$ uncached"):
-        table.add_column(name, justify="right")
+    for name in ("prompt", "cached", "output", "s", "µ$", "no cache"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why", min_width=15)
     for number, response in enumerate(responses, start=1):
         for turn in turns_of([response]):
             table.add_row(str(number), *_row(turn))
         table.add_section()
-    table.add_row("all", "", "", "", *_totals(turns_of(responses)), style="bold")
+    table.add_row("all", "", "", *_totals(turns_of(responses)), style="bold")
     out.print(table)
 
 
 def _row(turn: Json) -> list[str]:
-    return [turn["model"], turn["replica"], turn["reason"], *_totals([turn])]
+    model = str(turn["model"])
+    replica = str(turn["replica"]).removeprefix(f"{model}-")
+    return [model, replica, *_totals([turn]), turn["reason"].replace("->", " → ")]
 
 
 def _totals(turns: Sequence[Json]) -> list[str]:
@@ -177,7 +180,7 @@ def _totals(turns: Sequence[Json]) -> list[str]:
         return sum(float(turn[key]) for turn in turns)
 
     prompt, cached = total("prompt_tokens"), total("cached_tokens")
-    share = f" ({cached / prompt:.0%})" if prompt else ""
+    share = f" {cached / prompt:.0%}" if prompt else ""
     return [
         f"{prompt:,.0f}",
         f"{cached:,.0f}{share}",

@@ -29,7 +29,7 @@ import msgspec
 import psutil
 
 from serving import preflight, weights
-from serving.config import StackConfig, home
+from serving.config import ModelConfig, StackConfig, home
 from serving.discovery import needs_ray
 from serving.engines import guardian
 from serving.engines.process import free_port
@@ -137,8 +137,9 @@ class Supervisor:
                 preflight.check(self._config)
                 self._write_run_file("starting")
                 self._fetch_weights()
-                self._start_cluster()
-                self._start_front()
+                if not self._stop.is_set():
+                    self._start_cluster()
+                    self._start_front()
                 if self._wait_ready():
                     self._write_run_file("ready")
                     on_ready(self.url)
@@ -168,13 +169,33 @@ class Supervisor:
         scratch.replace(path)
 
     def _fetch_weights(self) -> None:
-        for name, model in self._config.models.items():
-            if model.sources and not self._stop.is_set():
-                self._say(f"weights of {name}")
-                weights.fetch(name, model, progress=weights.RichProgress())
+        """All models at once: downloads wait for the network, conversions for one core each."""
+        progress = weights.RichProgress()
+        failed: list[BaseException] = []
+
+        def fetch(name: str, model: ModelConfig) -> None:
+            try:
+                weights.fetch(name, model, progress=progress)
+            except BaseException as error:
+                failed.append(error)
+
+        fetches = [
+            # Daemons: a fetch that is interrupted is taken up again the next time.
+            threading.Thread(target=fetch, args=item, daemon=True)
+            for item in self._config.models.items()
+            if item[1].sources and weights.cached(item[1]) is None
+        ]
+        if fetches:
+            self._say("fetching weights")
+        for thread in fetches:
+            thread.start()
+        while any(thread.is_alive() for thread in fetches) and not (failed or self._stop.is_set()):
+            time.sleep(POLL_S)
+        if failed:
+            raise failed[0]
 
     def _start_cluster(self) -> None:
-        if self._cluster is not None and not self._stop.is_set():
+        if self._cluster is not None:
             self._say("Ray and engines")
             self._cluster.start()
 

@@ -9,6 +9,7 @@ A stack of external engines only never starts, or imports, Ray.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,9 +26,16 @@ class JoinedTable:
 
     def __init__(self, tables: Sequence[EngineTable]) -> None:
         self._tables = tuple(tables)
+        self._parts: tuple[tuple[Engine, ...], ...] = ()
+        self._joined: tuple[Engine, ...] = ()
 
     def snapshot(self) -> tuple[Engine, ...]:
-        return tuple(engine for table in self._tables for engine in table.snapshot())
+        """The same object as long as no part is new: the router looks at it for every turn."""
+        parts = tuple(table.snapshot() for table in self._tables)
+        if len(parts) != len(self._parts) or any(map(operator.is_not, parts, self._parts)):
+            self._parts = parts
+            self._joined = tuple(engine for part in parts for engine in part)
+        return self._joined
 
     async def start(self) -> None:
         for table in self._tables:

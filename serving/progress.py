@@ -68,7 +68,7 @@ class PlainProgress:
 
 
 class RichProgress:
-    """A bar for each phase on a terminal; plain lines anywhere else."""
+    """A bar for each model on a terminal; plain lines anywhere else."""
 
     def __init__(self, console: Console | None = None) -> None:
         from rich.console import Console
@@ -76,8 +76,8 @@ class RichProgress:
         self._console = console or Console(stderr=True)
         self._plain = PlainProgress(self._console.file)
         self._lock = threading.Lock()
-        self._phase = ""
-        self._shown: tuple[bars.Progress, bars.TaskID] | None = None
+        self._bars: bars.Progress | None = None
+        self._tasks: dict[str, bars.TaskID] = {}
 
     def __call__(self, progress: Progress) -> None:
         if not self._console.is_terminal:
@@ -85,21 +85,36 @@ class RichProgress:
             return
         with self._lock:
             if progress.phase in ("ready", "failed"):
-                self._end()
-                self._console.print(str(progress), highlight=False, markup=False)
-                return
-            if self._shown is None or progress.phase != self._phase:
-                self._end()
-                self._phase = progress.phase
-                self._shown = self._begin(progress)
-            bar, task = self._shown
-            note = f"{progress.unit} {progress.note}".strip()
-            bar.update(task, completed=progress.done, total=progress.total or None, note=note)
+                self._end(progress)
+            else:
+                self._update(progress)
 
-    def _begin(self, progress: Progress) -> tuple[bars.Progress, bars.TaskID]:
+    def _update(self, progress: Progress) -> None:
+        if self._bars is None:
+            self._bars = self._begin()
+        if progress.model not in self._tasks:
+            self._tasks[progress.model] = self._bars.add_task("", total=None, note="")
+        self._bars.update(
+            self._tasks[progress.model],
+            description=f"{progress.model}: {progress.phase}",
+            completed=progress.done,
+            total=progress.total or None,
+            note=f"{progress.unit} {progress.note}".strip(),
+        )
+
+    def _end(self, progress: Progress) -> None:
+        task = self._tasks.pop(progress.model, None)
+        if self._bars is not None and task is not None:
+            self._bars.remove_task(task)
+            if not self._tasks:
+                self._bars.stop()
+                self._bars = None
+        self._console.print(str(progress), highlight=False, markup=False)
+
+    def _begin(self) -> bars.Progress:
         from rich import progress as bars
 
-        bar = bars.Progress(
+        shown = bars.Progress(
             bars.TextColumn("{task.description}", markup=False),
             bars.BarColumn(),
             bars.MofNCompleteColumn(),
@@ -107,11 +122,5 @@ class RichProgress:
             bars.TimeElapsedColumn(),
             console=self._console,
         )
-        task = bar.add_task(f"{progress.model}: {progress.phase}", total=None, note="")
-        bar.start()
-        return bar, task
-
-    def _end(self) -> None:
-        if self._shown is not None:
-            self._shown[0].stop()
-            self._shown = None
+        shown.start()
+        return shown

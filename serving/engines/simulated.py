@@ -26,6 +26,7 @@ class SimulatedAdapter(VllmAdapter):
             *("--capacity-tokens", str(speed.capacity_tokens)),
             *("--block-tokens", str(speed.block_tokens)),
             *("--start-s", str(speed.start_s)),
+            *("--max-running", str(spec.config.max_running)),
             *spec.config.extra_args,
         ]
         return Command(tuple(argv), dict(spec.config.env))
