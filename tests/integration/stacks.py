@@ -42,6 +42,7 @@ class Stack:
     name: str
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     extra_env: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def env(self) -> dict[str, str]:
@@ -68,7 +69,7 @@ class Stack:
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         """Start `warmloop ARGS` beside the test."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(*args),
             env=self.env,
             stdout=subprocess.PIPE,
@@ -76,6 +77,8 @@ class Stack:
             text=True,
             start_new_session=True,
         )
+        self.started.append(process)
+        return process
 
     def up(self) -> str:
         """`warmloop up --detach`; returns the front door's URL."""
@@ -113,13 +116,16 @@ class Stack:
                 line = process.cmdline()
             except psutil.Error:
                 continue
-            if all(word in line for word in words) and "serving.engines.guardian" not in line:
+            guardian = any(part.endswith("guardian.py") for part in line)
+            if all(word in line for word in words) and not guardian:
                 return process
         return None
 
     def kill_all(self) -> None:
         for process in self.processes():
             process.kill()
+        for child in self.started:
+            child.communicate()
 
 
 @contextmanager

@@ -50,6 +50,15 @@ def gone(made: Stack) -> None:
     eventually(lambda: not made.processes(), "all processes are gone", GONE_S)
 
 
+def ended(url: str, response_id: str) -> Any:
+    """The response, once it has ended; None before, and while the front door is away."""
+    try:
+        found = client(url).responses.retrieve(response_id)
+    except openai.APIConnectionError:
+        return None
+    return found if found.status not in ("queued", "in_progress") else None
+
+
 def front_of(made: Stack) -> psutil.Process:
     return eventually(lambda: made.process("orchestrator.front"), "the front door runs")
 
@@ -72,15 +81,7 @@ def test_a_run_survives_the_front_doors_sigkill_and_repeats_only_what_may_be_rep
 
         front_of(made).kill()
         hold.unlink()
-
-        def final() -> Any:
-            try:
-                found = client(url).responses.retrieve(begun.id)
-            except openai.APIConnectionError:
-                return None
-            return found if found.status not in ("queued", "in_progress") else None
-
-        response = eventually(final, "the run ends after the restart")
+        response = eventually(lambda: ended(url, begun.id), "the run ends after the restart")
         assert response.status == "completed", response
         assert response.output_text == "all done"
         assert lines(ledger).count("charge 7") == 1
@@ -112,15 +113,7 @@ def test_an_unsafe_call_in_doubt_ends_as_outcome_unknown(tmp_path: Path) -> None
         eventually(lambda: lines(ledger), "the tool runs")
         front_of(made).kill()
         hold.unlink()
-
-        def final() -> Any:
-            try:
-                found = client(url).responses.retrieve(begun.id)
-            except openai.APIConnectionError:
-                return None
-            return found if found.status not in ("queued", "in_progress") else None
-
-        response = eventually(final, "the run ends after the restart")
+        response = eventually(lambda: ended(url, begun.id), "the run ends after the restart")
         assert lines(ledger).count("ship-begin -") == 1, "it did not run again"
         assert "outcome of this call is unknown" in response.model_dump_json()
 
@@ -139,7 +132,6 @@ def test_ctrl_c_and_sigkill_of_the_supervisor_leave_no_process(
         assert not [c for c in listening(made) if c not in ("127.0.0.1", "::1")]
         holder.send_signal(number)
         gone(made)
-        holder.communicate(timeout=GONE_S)
 
 
 def listening(made: Stack) -> list[str]:
@@ -166,7 +158,6 @@ def test_a_second_stack_of_the_same_name_is_refused(tmp_path: Path) -> None:
         assert "already running" in second.stderr
         first.send_signal(signal.SIGINT)
         gone(made)
-        first.communicate(timeout=GONE_S)
 
 
 def test_an_engine_that_cannot_start_ends_up_with_its_own_last_words(tmp_path: Path) -> None:
