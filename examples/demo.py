@@ -17,7 +17,6 @@ from typing import Any
 
 import aiohttp
 import yaml
-from rich.console import Console
 
 from orchestrator import console as views
 from orchestrator import supervisor
@@ -32,7 +31,7 @@ SUMMARY = (
     "Question: {ask}\nAnswer: {answer}",
 )
 
-out = Console()
+out = views.terminal()
 
 
 def main() -> int:

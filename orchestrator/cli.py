@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-out = Console()
+out = views.terminal()
 err = Console(stderr=True)
 
 ConfigOption = Annotated[
@@ -134,7 +134,7 @@ def main() -> None:
     try:
         app()
     except WarmloopError as error:
-        err.print(f"warmloop: {error}", highlight=False, markup=False, style="red")
+        err.print(f"warmloop: {error}", highlight=False, markup=False, style="red", soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -22,9 +22,16 @@ from serving.protocol import SseSplitter
 
 Json = Mapping[str, Any]
 
+PIPE_COLUMNS = 120
 RECONNECTS = 20
 RECONNECT_PAUSE_S = 0.5
 RECONNECT_TRIES = 240
+
+
+def terminal() -> Console:
+    """A console on stdout; where that is a file or a pipe, wide enough for the tables."""
+    out = Console()
+    return out if out.is_terminal else Console(width=PIPE_COLUMNS)
 
 
 def first_agent(base: str) -> str:
