@@ -137,11 +137,11 @@ def _cpu_flags(config: ModelConfig) -> list[str]:
     return [
         *("--distributed-executor-backend", "uni", "--enforce-eager", "--block-size", "32"),
         *("--kv-cache-memory-bytes", str(round(config.kv_cache_gib * 2**30))),
-        *("--dtype", "bfloat16" if _multiplies_bf16() else "float32"),
+        *("--dtype", "bfloat16" if multiplies_bf16() else "float32"),
     ]
 
 
-def _multiplies_bf16() -> bool:
+def multiplies_bf16() -> bool:
     """True where the CPU has instructions for bfloat16; float32 takes twice the memory."""
     try:
         lines = CPUINFO.read_text().splitlines()

@@ -13,6 +13,7 @@ import pytest
 
 from serving import preflight
 from serving.config import StackConfig
+from serving.engines import vllm
 from serving.errors import ConfigError
 
 GIB = 2**30
@@ -194,3 +195,17 @@ def test_version_1_cgroups_are_read_too(tmp_path: Path) -> None:
         memory__stat="total_inactive_file 0",
     )
     assert preflight.available_memory_bytes(proc, cgroup) == 2 * GIB
+
+
+@pytest.mark.parametrize(
+    ("flags", "needed"), [("flags : avx512_bf16", "4.0"), ("flags : avx2", "7.2")]
+)
+def test_a_cpu_without_bfloat16_needs_the_memory_of_float32(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, needed: str
+) -> None:
+    has(monkeypatch, memory_gib=1)
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(flags + "\n")
+    monkeypatch.setattr(vllm, "CPUINFO", cpuinfo)
+    said = refusal(stack(m={"engine": "vllm", "sources": ["hf:a/b"], "memory_gib": 4}))
+    assert f"need {needed} GiB" in said
