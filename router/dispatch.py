@@ -73,6 +73,9 @@ class _Course:
         self.record.prompt_tokens = usage.prompt_tokens
         self.record.cached_tokens = usage.cached_tokens
         self.record.output_tokens = usage.output_tokens
+        assert self.engine is not None  # noqa: S101  an answer comes from somewhere
+        held = usage.prompt_tokens + usage.output_tokens
+        self.router.sessions.grew(self.model, self.identity, self.engine.replica, held)
 
     def cut(self, failure: Failed) -> RequestError:
         assert self.engine is not None  # noqa: S101  an answer comes from somewhere
@@ -250,12 +253,13 @@ class Router:
         for suspect in course.suspects:
             self.eject(suspect, "status")
         self.health.restore(engine.replica)
+        warm = self.sessions.warm_tokens(course.model, course.identity, engine.replica)
         if upstream.status < 400:
             self.sessions.remember(course.model, course.identity, engine.replica)
         if course.tiering.reason:
             reason = f"{course.tiering.reason}; {reason}"
         record.reason, record.status = reason, upstream.status
-        decision = Decision(course.model, engine.replica, engine.url, reason)
+        decision = Decision(course.model, engine.replica, engine.url, reason, warm)
         return Answer(upstream, decision, course)
 
     def _exhausted(self, course: _Course, failure: Failed | None) -> RequestError:

@@ -139,6 +139,16 @@ class _Seen:
         self.branches = 0
 
 
+class _Home:
+    """Where a session's last turn was answered, and how many tokens of it that replica has seen."""
+
+    __slots__ = ("replica", "tokens")
+
+    def __init__(self, replica: str) -> None:
+        self.replica = replica
+        self.tokens = 0
+
+
 class Sessions:
     """Bounded memory of sessions: their chains and their homes. Least recently used go first."""
 
@@ -146,7 +156,7 @@ class Sessions:
         self._capacity = capacity
         self._branch_limit = branch_limit
         self._seen: OrderedDict[bytes, _Seen] = OrderedDict()
-        self._homes: OrderedDict[tuple[str, bytes], str] = OrderedDict()
+        self._homes: OrderedDict[tuple[str, bytes], _Home] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._homes)
@@ -182,12 +192,26 @@ class Sessions:
 
     def home(self, model: str, identity: Identity) -> str | None:
         """The replica that answered this session's last turn on `model`."""
-        return self._homes.get((model, identity.key))
+        home = self._homes.get((model, identity.key))
+        return home.replica if home is not None else None
+
+    def warm_tokens(self, model: str, identity: Identity, replica: str) -> int:
+        """Tokens of this session's last turn, prompt and answer, if `replica` computed them."""
+        home = self._homes.get((model, identity.key))
+        return home.tokens if home is not None and home.replica == replica else 0
+
+    def grew(self, model: str, identity: Identity, replica: str, tokens: int) -> None:
+        """A turn's usage is known: `replica` now holds so many tokens of the session."""
+        home = self._homes.get((model, identity.key))
+        if home is not None and home.replica == replica:
+            home.tokens = tokens
 
     def remember(self, model: str, identity: Identity, replica: str) -> None:
         """A turn succeeded: its session's home is `replica`, and its chain is known."""
         place = (model, identity.key)
-        self._homes[place] = replica
+        home = self._homes.get(place)
+        if home is None or home.replica != replica:
+            self._homes[place] = _Home(replica)
         self._homes.move_to_end(place)
         last = identity.last
         if last is not None:

@@ -215,3 +215,16 @@ def test_memory_is_bounded_and_the_least_recently_used_session_goes_first() -> N
     assert desk.sessions.home("m", kept) == "r1"
     assert desk.ask(user("kept"), says("b"), user("c")).key == kept.key
     assert desk.ask(user("passing 0"), says("b"), user("c")).source == "new"
+
+
+def test_what_a_replica_computed_of_a_session_is_predicted_to_be_cached_there_only() -> None:
+    sessions = Sessions(capacity=8)
+    identity = Identity(b"session", "caller")
+    assert sessions.warm_tokens("m", identity, "r1") == 0
+    sessions.remember("m", identity, "r1")
+    sessions.grew("m", identity, "r1", 120)
+    assert sessions.warm_tokens("m", identity, "r1") == 120
+    assert sessions.warm_tokens("m", identity, "r2") == 0
+    sessions.remember("m", identity, "r2")
+    sessions.grew("m", identity, "r1", 500)
+    assert sessions.warm_tokens("m", identity, "r2") == 0
