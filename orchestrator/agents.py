@@ -87,13 +87,13 @@ class Agents:
         if agent is None:
             hint = nearest(base, [*self._agents, *self._models])
             raise NotFound(
-                f"model: unknown agent or model {name!r}; {hint}",
+                f"model: unknown agent or model {name[:80]!r}; {hint}",
                 param="model",
                 code="model_not_found",
             )
         if at and version != str(agent.version):
             raise NotFound(
-                f"model: agent {base!r} has version {agent.version}, not {version!r}; "
+                f"model: agent {base!r} has version {agent.version}, not {version[:80]!r}; "
                 f"use {base!r} or {agent.key!r}",
                 param="model",
                 code="agent_version_not_found",

@@ -29,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
 )
 out = views.terminal()
-err = Console(stderr=True)
+err = Console(stderr=True, emoji=False)
 
 ConfigOption = Annotated[
     Path | None, typer.Option("-c", "--config", help="A stack file, e.g. configs/cpu.yaml.")
@@ -61,8 +61,11 @@ def up(
 def _up_detached(stack: configs.StackConfig, config: Path) -> None:
     """Start `warmloop up` in a session of its own; wait until the stack is ready or has failed."""
     log = stack.folder / "logs" / "up.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as sink:
+    with supervisor.writing(stack.folder):
+        stack.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log.parent.mkdir(exist_ok=True)
+        sink = log.open("wb")
+    with sink:
         child = subprocess.Popen(
             [sys.executable, "-m", "orchestrator.cli", "up", "-c", str(config)],
             stdin=subprocess.DEVNULL,
@@ -99,7 +102,7 @@ def run(
     """Give an agent a task; show its events live, then what each turn cost."""
     if not task.strip():
         raise ConfigError("task: is empty; write what the agent shall do")
-    base = url or _find(config).url
+    base = _checked(url) if url else _find(config).url
     name = agent or views.first_agent(base)
     response = asyncio.run(views.follow(out, base, name, task))
     views.print_turns(out, [response])
@@ -125,19 +128,33 @@ def down(config: ConfigOption = None) -> None:
     err.print(f"{found.name} is down", highlight=False)
 
 
+def _checked(url: str) -> str:
+    """A front door's address, without the path that OpenAI clients put behind it."""
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"--url: {url!r} must begin with http://, e.g. http://127.0.0.1:8400")
+    return url.rstrip("/").removesuffix("/v1")
+
+
 def _find(config: Path | None) -> supervisor.RunFile:
     return supervisor.find(configs.load(config).name if config else None)
 
 
 def main() -> None:
     """Entry point: turns every expected failure into a line and an exit code."""
+    status = 0
     try:
         app()
     except WarmloopError as error:
         err.print(f"warmloop: {error}", highlight=False, markup=False, style="red", soft_wrap=True)
-        sys.exit(error.exit_code)
+        status = error.exit_code
     except KeyboardInterrupt:
-        sys.exit(130)
+        status = 130
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit, which would wait for the threads of a download that was given up.
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from orchestrator.supervisor import RunFile, get_json
 from serving.config import StackConfig
-from serving.errors import UpstreamError, WarmloopError
+from serving.errors import ConfigError, UpstreamError, WarmloopError
 from serving.protocol import SseSplitter
 
 Json = Mapping[str, Any]
@@ -75,7 +75,9 @@ async def follow(out: Console, base: str, model: str, task: str) -> dict[str, An
                 request = http.post(f"{base}/v1/responses", json=body)
             try:
                 async with request as answer:
-                    if answer.status >= 400:
+                    if answer.status in (400, 404):
+                        raise ConfigError(await _message(answer))
+                    if answer.status > 400:
                         raise UpstreamError(await _message(answer))
                     splitter = SseSplitter()
                     async for chunk in answer.content.iter_any():
@@ -85,6 +87,8 @@ async def follow(out: Console, base: str, model: str, task: str) -> dict[str, An
                             response_id = response_id or event.get("response", {}).get("id", "")
                             if view.response is not None:
                                 return view.response
+            except aiohttp.InvalidURL:
+                raise ConfigError(f"--url: {base!r} is not a URL; write http://HOST:PORT") from None
             except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
                 if not response_id:
                     raise WarmloopError(f"{base} cannot be reached: {error}") from None

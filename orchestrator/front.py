@@ -7,6 +7,7 @@ with 2 and one line when its configuration or its journal cannot be used.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="warmloop-front")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--port", type=int, help="overrides front.port")
+    parser.add_argument("--check", action="store_true", help="build it all, and serve nothing")
     args = parser.parse_args()
     try:
         stack = configs.load(args.config)
@@ -27,6 +29,8 @@ def main() -> None:
     except WarmloopError as error:
         sys.stderr.write(f"warmloop: {error}\n")
         sys.exit(error.exit_code)
+    if args.check:
+        os._exit(0)  # at once: a tool's module may have started threads that never end
     logs.install()
     port = stack.front.port if args.port is None else args.port
     server.server(app, stack.front.model_copy(update={"port": port})).run()

@@ -229,7 +229,12 @@ def key_of(request: Request) -> str:
 
 
 async def body_of(request: Request, limit: int) -> bytes:
-    """The whole body. Raises TooLarge."""
+    """The whole body. Raises TooLarge, and BadRequest for one that is compressed."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise BadRequest("content-encoding: send the body as plain JSON")
+    declared = int(request.headers.get("content-length", "0"))
+    if declared > 2 * limit:  # not worth waiting for
+        raise _too_large(limit)
     size = 0
     chunks: list[bytes] = []
     async for chunk in request.stream():
@@ -240,7 +245,11 @@ async def body_of(request: Request, limit: int) -> bytes:
         elif size > 2 * limit:
             break
     if size > limit:
-        raise TooLarge(
-            f"the body is larger than {limit} bytes; shorten it, or raise front.max_body_bytes"
-        )
+        raise _too_large(limit)
     return b"".join(chunks)
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(
+        f"the body is larger than {limit} bytes; shorten it, or raise front.max_body_bytes"
+    )

@@ -3,11 +3,11 @@
     supervisor ── guardian ── serving.cluster    Ray, replicas, engines
                └─ guardian ── orchestrator.front the front door, started again when it dies
 
-The order is: lock, check the machine, fetch weights, start the cluster, start the front door,
-wait until every model has its replicas. An engine that cannot start ends it with the engine's own
-last words. The front door keeps nothing that it cannot rebuild, so its death costs its clients a
-reconnect and nobody a warm prefix. When the supervisor itself dies, by SIGKILL too, the guardians
-see their pipes close and take everything down.
+The order is: lock, check the machine, the agents and the journal, fetch weights, start the cluster,
+start the front door, wait until every model has its replicas. An engine that cannot start ends it
+with the engine's own last words. The front door keeps nothing that it cannot rebuild, so its death
+costs its clients a reconnect and nobody a warm prefix. When the supervisor itself dies, by SIGKILL
+too, the guardians see their pipes close and take everything down.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ from serving import preflight, weights
 from serving.config import ModelConfig, StackConfig, home
 from serving.discovery import needs_ray
 from serving.engines import guardian
-from serving.engines.process import free_port
+from serving.engines.process import free_port, meaningful
 from serving.errors import ConfigError, EngineError, WarmloopError
 from serving.local_cluster import LocalCluster
 
 POLL_S = 0.2
 RESTART_MAX_S = 5.0
+PATIENT_S = 15.0
+"""After so long, and again and again, it is said what a start is waiting for."""
 STOP_S = 8.0
 """For Ray and the engines to end in good order; what is left then is killed."""
 
@@ -52,6 +54,16 @@ class RunFile(msgspec.Struct, frozen=True):
     url: str
     config: str
     state: Literal["starting", "ready"] = "starting"
+    created: float = 0.0
+    """When the process began, in Unix seconds: its id alone may be another one's by now."""
+
+    def process(self) -> psutil.Process | None:
+        """The supervisor; None when it has ended."""
+        with contextlib.suppress(psutil.Error):
+            found = psutil.Process(self.pid)
+            if abs(found.create_time() - self.created) < 1:
+                return found
+        return None
 
 
 def run_file_path(folder: Path) -> Path:
@@ -64,7 +76,7 @@ def running() -> list[RunFile]:
     for path in sorted(home().glob("stacks/*/run.json")):
         with contextlib.suppress(OSError, msgspec.DecodeError):
             run = msgspec.json.decode(path.read_bytes(), type=RunFile)
-            if psutil.pid_exists(run.pid):
+            if run.process() is not None:
                 found.append(run)
     return found
 
@@ -95,8 +107,10 @@ def get_json(url: str, timeout_s: float = 5.0) -> dict[str, Any] | None:
 
 def stop(run: RunFile, timeout_s: float = 60.0) -> None:
     """Ask a stack to end and wait until its supervisor is gone."""
+    process = run.process()
+    if process is None:
+        return
     try:
-        process = psutil.Process(run.pid)
         process.terminate()
         process.wait(timeout_s)
     except psutil.NoSuchProcess:
@@ -106,6 +120,18 @@ def stop(run: RunFile, timeout_s: float = 60.0) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
             process.wait(timeout_s)
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Says which folder cannot be written, and what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be written: {error.strerror}; "
+            "point WARMLOOP_HOME to a folder of yours with space in it"
+        ) from None
 
 
 class Supervisor:
@@ -136,6 +162,7 @@ class Supervisor:
             try:
                 preflight.check(self._config)
                 self._write_run_file("starting")
+                self._check_front()
                 self._fetch_weights()
                 if not self._stop.is_set():
                     self._start_cluster()
@@ -149,9 +176,14 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _only_one(self) -> Iterator[None]:
-        """Hold the stack's lock: two supervisors would fight over journal and port."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / "up.lock").open("a+") as lock:
+        """Hold the stack's lock: two supervisors would fight over journal and port.
+
+        Raises ConfigError when another one holds it.
+        """
+        with writing(self._folder):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # conversations lie here
+            lock = (self._folder / "up.lock").open("a+")
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -159,14 +191,23 @@ class Supervisor:
                     f"name: the stack {self._config.name!r} is already running; "
                     "stop it with 'warmloop down', or give this one another name:"
                 ) from None
+            for part in ("front", "cluster"):  # what an earlier run said is not this one's doing
+                with contextlib.suppress(FileNotFoundError):
+                    self._log(part).replace(self._log(part).with_suffix(".log.1"))
             yield
 
+    def _log(self, part: str) -> Path:
+        return self._folder / "logs" / f"{part}.log"
+
     def _write_run_file(self, state: Literal["starting", "ready"]) -> None:
-        run = RunFile(self._config.name, os.getpid(), self.url, str(self._config_path), state)
+        created = psutil.Process().create_time()
+        where = (self.url, str(self._config_path))
+        run = RunFile(self._config.name, os.getpid(), *where, state, created)
         path = run_file_path(self._folder)
         scratch = path.with_suffix(".tmp")
-        scratch.write_bytes(msgspec.json.encode(run))
-        scratch.replace(path)
+        with writing(self._folder):
+            scratch.write_bytes(msgspec.json.encode(run))
+            scratch.replace(path)
 
     def _fetch_weights(self) -> None:
         """All models at once: downloads wait for the network, conversions for one core each."""
@@ -199,12 +240,30 @@ class Supervisor:
             self._say("Ray and engines")
             self._cluster.start()
 
+    def _check_front(self) -> None:
+        """Load the agents' tools and open the journal, before anything is downloaded.
+
+        In a process of its own, where a user's module may do what it likes.
+        """
+        checking = self._spawn_front("--check")
+        try:
+            while checking.poll() is None:
+                if self._stop.wait(POLL_S / 4):
+                    return
+        finally:
+            status = checking.close()
+        if status != 0:
+            raise self._ended("the front door cannot start", "front", status)
+
     def _start_front(self) -> None:
+        self._front = self._spawn_front("--port", str(self._port))
+
+    def _spawn_front(self, *args: str) -> guardian.Guarded:
         argv = [sys.executable, "-m", "orchestrator.front", "--config", str(self._config_path)]
-        self._front = guardian.spawn(
-            [*argv, "--port", str(self._port)],
+        return guardian.spawn(
+            [*argv, *args],
             env=dict(os.environ),
-            log=self._folder / "logs" / "front.log",
+            log=self._log("front"),
             grace_s=self._config.front.drain_s + 2,
         )
 
@@ -215,6 +274,7 @@ class Supervisor:
             for name, model in self._config.models.items()
         }
         started = time.monotonic()
+        next_word = started + PATIENT_S
         patience_s = max(model.ready_timeout_s for model in self._config.models.values())
         while not self._stop.wait(POLL_S):
             self._check_children(starting=True)
@@ -227,6 +287,10 @@ class Supervisor:
                     continue
             if not waiting:
                 return True
+            if time.monotonic() > next_word:
+                next_word += PATIENT_S
+                reasons = {e["reason"] for e in engines if e["model"] in waiting and e["reason"]}
+                self._say(f"waiting for {', '.join(waiting)}: {'; '.join(sorted(reasons))}")
             if time.monotonic() - started > patience_s:
                 raise EngineError(
                     f"models.{', '.join(waiting)}: not ready after {patience_s:.0f} s; "
@@ -247,10 +311,10 @@ class Supervisor:
                     fields = event.fields
                     raise EngineError(f"models.{fields['model']}: {fields['reason']}")
             if not alive:
-                raise EngineError("Ray ended unexpectedly\n" + self._last_words("cluster"))
-        if self._front is not None and self._front.poll() is not None:
+                raise self._ended("Ray ended unexpectedly", "cluster")
+        if self._front is not None and (status := self._front.poll()) is not None:
             if starting:
-                raise EngineError("the front door ended at start\n" + self._last_words("front"))
+                raise self._ended("the front door ended at start", "front", status)
             self._restart_front()
 
     def _restart_front(self) -> None:
@@ -268,12 +332,20 @@ class Supervisor:
             lived_s = time.monotonic() - began
             pause_s = min(RESTART_MAX_S, max(0.5, pause_s * 2) if lived_s < 30 else 0.5)
 
-    def _last_words(self, part: str) -> str:
-        path = self._folder / "logs" / f"{part}.log"
-        with contextlib.suppress(OSError):
+    def _ended(self, what: str, part: str, status: int = 1) -> WarmloopError:
+        """Why a child ended: what it said of it as a sentence, else its last words."""
+        path = self._log(part)
+        try:
             lines = path.read_text(errors="replace").splitlines()
-            return "\n".join(lines[-15:]) + f"\n(whole log: {path})"
-        return f"(no log at {path})"
+        except OSError:
+            return EngineError(f"{what} (no log at {path})")
+        # Lines of JSON are progress and requests, unless they tell of an error.
+        telling = [line for line in lines if line[:1] != "{" or '"level":"error"' in line]
+        _, sentence, said = "\n".join(telling).rpartition("warmloop: ")
+        if sentence:
+            return ConfigError(said) if status == ConfigError.exit_code else EngineError(said)
+        words = "\n".join(f"    {line}" for line in meaningful(telling))
+        return EngineError(f"{what}\n{words}\n(whole log: {path})")
 
     def _take_down(self) -> None:
         """Front door first, so that no turn meets an engine that is going away."""

@@ -33,7 +33,7 @@ def load(spec: str, tool_path: Path | None, *, where: str = "tools") -> Tool:
             f"{where}: {spec!r}: no module {module_name!r} in {looked}sys.path; "
             "set tool_path to the folder that holds it"
         ) from None
-    except Exception as error:  # a user's module may fail in any way while it is imported
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way
         raise ConfigError(
             f"{where}: {spec!r}: importing {module_name} failed: {type(error).__name__}: {error}"
         ) from error
@@ -45,7 +45,10 @@ def load(spec: str, tool_path: Path | None, *, where: str = "tools") -> Tool:
         )
     if not callable(function) or isinstance(function, type):
         raise ConfigError(f"{where}: {spec!r} is not a function")
-    return from_function(function)
+    try:
+        return from_function(function)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {spec!r}: {error}") from None
 
 
 def _from_folder(name: str, folder: Path | None) -> ModuleType | None:

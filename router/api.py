@@ -57,6 +57,7 @@ def build(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,
         lifespan=lifespan or _nothing,
     )
     _answer_errors(app)

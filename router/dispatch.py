@@ -190,6 +190,13 @@ class Router:
         return _Course(self, turn, record, permit, ask, identity, tiering)
 
     def _unknown(self, model: str, fleet: Fleet) -> NotFound:
+        if model.partition("@")[0] in self.also_models():
+            return NotFound(
+                f"model: {model[:80]!r} is an agent; "
+                "send it to /v1/responses or /v1/chat/completions",
+                param="model",
+                code="model_not_found",
+            )
         names = [tiers.AUTO, *self.config.models, *fleet.adapters, *self.also_models()]
         return NotFound(
             f"model: {model[:80]!r} is not known; {nearest(model, names)}"

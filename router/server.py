@@ -12,11 +12,13 @@ import asyncio
 import gc
 from typing import Any, cast
 
+import msgspec
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.config import FrontConfig
+from serving.errors import BadRequest
 
 _FLUSH_BYTES = 64 * 1024
 """Beyond this, writes are worth a call of their own, and the transport may ask for a pause."""
@@ -65,10 +67,20 @@ class Cork:
 
 
 class CorkedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, writing through a Cork."""
+    """uvicorn's HTTP protocol, writing through a Cork; it refuses in OpenAI's envelope."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, Cork(transport, self.loop)))
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP/1.1 is told so, and the connection is closed."""
+        body = msgspec.json.encode(BadRequest(msg, code="invalid_http").body())
+        head = (
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
 
 def server(app: ASGIApp, front: FrontConfig, **settings: Any) -> uvicorn.Server:

@@ -153,14 +153,15 @@ def _serve(
     progress = Progress(models, events)
     version = -1
     while not stop.is_set():
+        # The watch alone may go on for a minute without them, until Ray ends the engines.
+        if not ray_node.alive():
+            raise EngineError("one of Ray's own processes has ended")
         try:
             snapshot = ray.get(actor.watch.remote(version, WATCH_S), timeout=CALL_S)
         except ray.exceptions.RayActorError:
             actor = directory.connect()
             continue
         except ray.exceptions.GetTimeoutError:
-            if not ray_node.alive():
-                raise EngineError("one of Ray's own processes has ended") from None
             continue
         version = snapshot.version
         progress.take(snapshot.engines)

@@ -30,7 +30,8 @@ from serving.table import Tier
 TurnType = Literal["classify", "summarise", "format", "tool-call", "plan", "finalise"]
 TURN_TYPES: tuple[TurnType, ...] = get_args(TurnType)
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class Frozen(BaseModel):
@@ -287,6 +288,7 @@ class StackConfig(Frozen):
 
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+MAX_RANGE = 10_000
 
 
 def home() -> Path:
@@ -305,9 +307,11 @@ def expand_range(text: str) -> list[str]:
 
     Text without a range stands for itself. Raises ValueError when the ranges differ in length.
     """
+    found = _RANGE.findall(text)
+    if any(int(last) - int(first) >= MAX_RANGE for first, last in found):
+        raise ValueError(f"a range in {text!r} has more than {MAX_RANGE} numbers")
     spans = [
-        [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
-        for first, last in _RANGE.findall(text)
+        [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)] for first, last in found
     ]
     if not spans:
         return [text]
@@ -337,16 +341,36 @@ def load(path: Path) -> StackConfig:
 
 def _read(path: Path, hint: str) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # S506: a SafeLoader, in all but name.
+        raw = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)  # noqa: S506
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; {hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; {hint}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason}); {hint}") from None
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected 'key: value' lines, found {type(raw).__name__}")
+        found = "an empty file" if raw is None else f"a {type(raw).__name__}"
+        raise ConfigError(f"{path}: expected 'key: value' lines, found {found}; {hint}")
     return raw
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that is written twice: YAML would silently take the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: {key.value}: is there twice; remove one")
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _read_agents(path: Path, raw: dict[str, Any]) -> None:
@@ -358,7 +382,8 @@ def _read_agents(path: Path, raw: dict[str, Any]) -> None:
         if isinstance(agent, str):
             file = path.resolve().parent / Path(agent).expanduser()
             section = _read(file, f"fix agents.{name} in {path}")
-            section["tool_path"] = str(file.parent / section.get("tool_path", "."))
+            if isinstance(section.setdefault("tool_path", "."), str):
+                section["tool_path"] = str(file.parent / section["tool_path"])
             agents[name] = section
 
 
@@ -394,18 +419,30 @@ def _say(path: Path, error: ValidationError) -> list[str]:
     """One sentence for each mistake that pydantic found."""
     lines = []
     for item in error.errors(include_url=False):
-        where = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        parts = [str(part) for part in item["loc"] if part != "[key]"]
+        where = f"{path}: " + "".join(f"{part}." for part in parts)[:-1] + ": " * bool(parts)
         if item["type"] == "extra_forbidden":
             hint = nearest(str(item["loc"][-1]), _valid_keys(item["loc"][:-1]))
-            lines.append(f"{path}: {where}: unknown key; {hint}")
+            lines.append(f"{where}unknown key; {hint}")
         elif item["type"] == "missing":
-            lines.append(f"{path}: {where}: missing; add it")
+            lines.append(f"{where}missing; add it")
         else:
-            text = item["msg"].removeprefix("Value error, ")
+            text = _PLAIN.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+            if item.get("ctx", {}).get("pattern") == NAME_PATTERN:
+                text = "a name is of a-z, 0-9, '.', '_' and '-', and begins with a-z or 0-9"
             shown = item.get("input")
             value = f" (got {shown!r})" if isinstance(shown, str | int | float | bool) else ""
-            lines.append(f"{path}: {where}: {text}{value}")
+            lines.append(f"{where}{text}{value}")
     return lines
+
+
+_PLAIN = {
+    "dict_type": "write 'key: value' lines below it",
+    "model_type": "write 'key: value' lines below it",
+    "tuple_type": "write a list, e.g. [a, b]",
+    "too_short": "write at least one entry below it",
+}
+"""What pydantic says in Python's terms, in YAML's; by its kind of error."""
 
 
 def _valid_keys(loc: tuple[int | str, ...]) -> list[str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -23,7 +24,7 @@ from typing import Any
 
 from serving.engines import guardian
 from serving.errors import EngineError
-from serving.run_file import EVENTS, import_env
+from serving.run_file import EVENTS, NAME, TOKEN, import_env, read_run_file
 
 POLL_S = 0.1
 
@@ -52,7 +53,9 @@ class LocalCluster:
 
     def start(self) -> None:
         """Launch it, and return at once."""
-        (self._run_dir / EVENTS).unlink(missing_ok=True)
+        # What a killed run left would lead its readers to a Ray that is gone.
+        for name in (EVENTS, NAME):
+            (self._run_dir / name).unlink(missing_ok=True)
         argv = [sys.executable, "-m", "serving.cluster", "--config", str(self._config_path)]
         self._tree = guardian.spawn(
             [*argv, "--run-dir", str(self._run_dir)],
@@ -106,6 +109,7 @@ class LocalCluster:
         if self._tree is None:
             return
         self.new_events()
+        run = read_run_file(self._run_dir)
         deadline = time.monotonic() + timeout_s
         if self._pid and self.alive():
             with contextlib.suppress(ProcessLookupError):
@@ -113,3 +117,8 @@ class LocalCluster:
             while self.alive() and time.monotonic() < deadline:
                 time.sleep(POLL_S)
         self._tree.close()
+        # It tidies up itself, unless it was killed.
+        for name in (NAME, TOKEN):
+            (self._run_dir / name).unlink(missing_ok=True)
+        if run is not None:
+            shutil.rmtree(run.temp_dir, ignore_errors=True)

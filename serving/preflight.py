@@ -1,5 +1,6 @@
 """Can this machine run this stack? Asked before anything is downloaded or started.
 
+    engines  adapter, Python          of each engine must be there
     memory   sum of memory_gib x replicas   against   what is available, cgroup limits included
     disk     sum of disk_gib still to fetch  against   what is free where the weights are kept
     port     front.port                      must be free
@@ -17,8 +18,8 @@ from pathlib import Path
 
 from serving import weights
 from serving.config import ModelConfig, StackConfig, home
-from serving.engines import vllm
-from serving.errors import ConfigError
+from serving.engines import adapter_for, vllm
+from serving.errors import ConfigError, EngineError
 
 GIB = 2**30
 FLOAT32_FACTOR = 1.8
@@ -28,6 +29,8 @@ FLOAT32_FACTOR = 1.8
 def check(config: StackConfig) -> None:
     """Raise ConfigError with one sentence for each thing that this machine lacks."""
     own = {name: m for name, m in config.models.items() if m.engine != "external"}
+    for name, model in own.items():
+        _engine(name, model)
     said = (
         _memory(own, available_memory_bytes()),
         _disk(own, home()),
@@ -35,6 +38,16 @@ def check(config: StackConfig) -> None:
     )
     if lacking := [sentence for sentence in said if sentence]:
         raise ConfigError("\n".join(lacking))
+
+
+def _engine(name: str, model: ModelConfig) -> None:
+    """Raise ConfigError where the engine's adapter or its Python is missing."""
+    try:
+        adapter_for(model.engine)
+        if model.engine == "vllm":
+            vllm.interpreter(model)
+    except EngineError as error:
+        raise ConfigError(f"models.{name}: {error}") from None
 
 
 def available_memory_bytes(

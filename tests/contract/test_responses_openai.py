@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import json
 from pathlib import Path
@@ -611,3 +612,28 @@ async def test_a_call_whose_engine_died_in_mid_stream_is_another_item_than_its_s
                 gate.set()
         final = await stream.get_final_response()
     assert final.output_text == "4"
+
+
+async def test_a_compressed_body_is_refused_by_name(front: Front) -> None:
+    headers = {"content-encoding": "gzip"}
+    body = gzip.compress(b'{"model": "desk", "input": "hi"}')
+    async with front.http.post("/v1/responses", data=body, headers=headers) as answer:
+        assert answer.status == 400
+        assert "content-encoding" in (await answer.json())["error"]["message"]
+
+
+async def test_a_body_that_is_said_to_be_far_too_large_is_not_waited_for(front: Front) -> None:
+    host, port = front.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n")
+    async with asyncio.timeout(10):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 413")
+    writer.close()
+
+
+async def test_an_agent_on_a_route_of_engines_is_told_where_agents_are(front: Front) -> None:
+    body = {"model": "desk", "prompt": "hi"}
+    async with front.http.post("/v1/completions", json=body) as answer:
+        assert answer.status == 404
+        said = (await answer.json())["error"]["message"]
+        assert said == "model: 'desk' is an agent; send it to /v1/responses or /v1/chat/completions"

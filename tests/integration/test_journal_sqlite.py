@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from orchestrator.events import ModelIntent, ResponseAccepted, ToolResult
 from orchestrator.journal import JournalBusy, JournalFull, Lease
-from orchestrator.journal_sqlite import SqliteJournal
+from orchestrator.journal_sqlite import WAL_BYTES, SqliteJournal
 
 
 async def leased(journal: SqliteJournal, owner: str = "a") -> Lease:
@@ -71,6 +72,22 @@ async def test_a_second_journal_on_the_file_is_told_who_holds_it(tmp_path: Path)
     await SqliteJournal(path).close()
 
 
+async def test_a_wal_of_full_size_holds_what_was_stored_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = SqliteJournal(path)
+    await journal.append(await leased(journal), [ModelIntent(1, 1, 1.0)])
+    assert (tmp_path / "journal.db-wal").stat().st_size == WAL_BYTES
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for name in ("journal.db", "journal.db-wal"):  # what a dead process leaves behind
+        shutil.copy(tmp_path / name, killed / name)
+    await journal.close()
+    journal = SqliteJournal(killed / "journal.db")
+    assert [each.event for each in await journal.read("c")] == [ModelIntent(1, 1, 1.0)]
+    assert await journal.append(await leased(journal), [ModelIntent(2, 1, 2.0)]) == 2
+    await journal.close()
+
+
 async def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     path.write_bytes(b"these are not the bytes you are looking for" * 100)
@@ -114,6 +131,7 @@ async def test_a_full_disk_acknowledges_nothing_and_heals_by_itself(
     except JournalFull:
         pass
     assert 0 < stored < 200
+    assert (tmp_path / "journal.db-wal").stat().st_size <= small_files
     with pytest.raises(JournalFull):
         await journal.append(lease, [big, big])
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]

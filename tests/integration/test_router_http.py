@@ -591,6 +591,23 @@ async def test_a_defect_of_ours_is_a_500_with_a_request_id_and_no_trace() -> Non
             assert "secret" not in error["message"]
 
 
+async def test_what_is_no_http_is_refused_in_the_envelope() -> None:
+    async with front_door(LocalEngine(answers)) as front:
+        host, port = front.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"NONSENSE / HTTP/1.1\r\nhost: x\r\n\r\n")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        assert head.startswith(b"HTTP/1.1 400 Bad Request")
+        assert json.loads(body)["error"]["code"] == "invalid_http"
+
+
+async def test_a_path_with_a_slash_too_many_is_no_route_and_no_redirect() -> None:
+    async with front_door(LocalEngine(answers)) as front, front.get("/v1/models/") as response:
+        assert response.status == 404
+        assert (await error_of(response))["code"] in ("not_found", "model_not_found")
+
+
 async def test_models_are_listed_with_auto_and_their_tier() -> None:
     async with front_door(LocalEngine(answers)) as front:
         async with front.get("/v1/models") as response:

@@ -176,6 +176,33 @@ def test_an_engine_that_cannot_start_ends_up_with_its_own_last_words(tmp_path: P
         gone(made)
 
 
+def test_a_tool_or_a_journal_that_cannot_be_used_is_said_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    models = {"m": {"engine": "simulated"}}
+    agents = {"clerk": {"tools": ["no_such_module:f"]}}
+    with stack(tmp_path, models=models, agents=agents) as made:
+        done = made.run("up", "-c", str(made.config))
+        assert done.returncode == 2
+        assert done.stderr.startswith("warmloop: agents.clerk.tools: 'no_such_module:f': no module")
+        assert "Ray" not in done.stderr
+    broken = tmp_path / "broken.db"
+    broken.write_bytes(b"not a database, but long enough for a header" * 50)
+    with stack(tmp_path, models=models, journal={"path": str(broken)}) as made:
+        done = made.run("up", "-c", str(made.config))
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"warmloop: {broken}: cannot be used as a journal")
+        gone(made)
+
+
+def test_a_url_that_is_none_is_refused(tmp_path: Path) -> None:
+    made = Stack(tmp_path / "none.yaml", tmp_path, "none")
+    for url in ("127.0.0.1:8400", "http://"):
+        done = made.run("run", "hello", "--agent", "desk", "--url", url)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+        assert "--url" in done.stderr
+
+
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     made = Stack(tmp_path / "none.yaml", tmp_path, "none")
     for args, word in [

@@ -13,7 +13,7 @@ from serving.config import ModelConfig
 from serving.directory import failed
 from serving.errors import EngineError
 from serving.local_cluster import LocalCluster
-from serving.run_file import EVENTS
+from serving.run_file import EVENTS, NAME
 from serving.table import Engine
 
 SMALL = Engine("small-1", "small", "http://127.0.0.1:1", "small", kind="simulated")
@@ -64,3 +64,14 @@ def test_the_owner_hears_each_event_once_and_only_whole_ones(tmp_path: Path) -> 
         file.write('{"event": "rea')
     assert [event.kind for event in cluster.new_events()] == ["starting"]
     assert cluster.new_events() == []
+
+
+def test_what_a_killed_run_left_is_forgotten_by_the_next(tmp_path: Path) -> None:
+    # Its readers would try to reach a Ray that is gone.
+    (tmp_path / NAME).write_text("{}")
+    cluster = LocalCluster(tmp_path / "none.yaml", tmp_path)
+    cluster.start()
+    try:
+        assert not (tmp_path / NAME).exists()
+    finally:
+        cluster.stop(0)

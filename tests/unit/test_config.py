@@ -102,9 +102,50 @@ def test_bad_yaml_is_said_with_its_line(tmp_path: Path) -> None:
         configs.load(write(tmp_path, "models: {a: 1\nb: ]"))
 
 
-@pytest.mark.parametrize(("text", "found"), [("", "NoneType"), ("- a", "list"), ("hello", "str")])
+@pytest.mark.parametrize(
+    ("text", "found"), [("", "an empty file"), ("- a", "a list"), ("x", "a str")]
+)
 def test_a_file_without_keys_is_refused(tmp_path: Path, text: str, found: str) -> None:
-    assert mistakes(tmp_path, text) == [f"expected 'key: value' lines, found {found}"]
+    [said] = mistakes(tmp_path, text)
+    assert said.startswith(f"expected 'key: value' lines, found {found}; ")
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    [said] = mistakes(tmp_path, MINIMAL + "front: {port: 1}\nfront: {port: 2}")
+    assert said == "not valid YAML: line 5: front: is there twice; remove one"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("models: [small]", "models: write 'key: value' lines below it"),
+        ("models: {small: }", "models.small: write 'key: value' lines below it"),
+        (
+            "models: {small: {engine: vllm, sources: hf:a/b}}",
+            "models.small.sources: write a list, e.g. [a, b] (got 'hf:a/b')",
+        ),
+    ],
+)
+def test_a_section_of_the_wrong_shape_is_told_its_right_one_in_yaml(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    assert mistakes(tmp_path, text) == [said]
+
+
+def test_a_mistake_between_sections_begins_with_its_field(tmp_path: Path) -> None:
+    [said] = mistakes(tmp_path, MINIMAL + "agents: {desk: {model: smal}}")
+    assert said == "agents.desk.model: unknown model 'smal'; did you mean 'small'?"
+
+
+def test_a_tool_path_that_is_no_text_is_a_mistake_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "agent.yaml").write_text("tool_path: 5")
+    [said] = mistakes(tmp_path, MINIMAL + "agents: {desk: agent.yaml}")
+    assert said.startswith("agents.desk.tool_path: ")
+
+
+def test_a_range_that_nobody_can_mean_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="more than 10000 numbers"):
+        expand_range("part{1..999999999}")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +168,8 @@ def test_a_value_out_of_range_is_shown_with_its_field(tmp_path: Path, text: str,
 
 
 def test_a_model_name_that_no_url_could_hold_is_refused(tmp_path: Path) -> None:
-    assert "pattern" in mistakes(tmp_path, "models: {'My Model': {engine: simulated}}")[0]
+    [said] = mistakes(tmp_path, "models: {'My Model': {engine: simulated}}")
+    assert said.startswith("models.My Model: a name is of a-z, 0-9, ")
 
 
 def test_an_agent_may_not_take_a_models_name(tmp_path: Path) -> None:

@@ -209,3 +209,15 @@ def test_a_cpu_without_bfloat16_needs_the_memory_of_float32(
     monkeypatch.setattr(vllm, "CPUINFO", cpuinfo)
     said = refusal(stack(m={"engine": "vllm", "sources": ["hf:a/b"], "memory_gib": 4}))
     assert f"need {needed} GiB" in said
+
+
+def test_an_engine_that_there_is_not_is_refused_before_its_weights_are_fetched() -> None:
+    said = refusal(stack(m={"engine": "sglang", "sources": ["hf:a/b"]}))
+    assert said.startswith("models.m: engine: sglang is not supported yet; use engine: vllm")
+
+
+def test_a_missing_engine_environment_is_said_before_weights_are_fetched(tmp_path: Path) -> None:
+    missing = str(tmp_path / "python")
+    said = refusal(stack(m={"engine": "vllm", "sources": ["hf:a/b"], "python": missing}))
+    assert said.startswith("models.m: ")
+    assert missing in said

