@@ -18,6 +18,7 @@ from serving.errors import WarmloopError
 
 
 def main() -> None:
+    os.umask(0o077)  # a journal holds conversations, wherever journal.path puts it
     parser = argparse.ArgumentParser(prog="warmloop-front")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--port", type=int, help="overrides front.port")

@@ -290,7 +290,8 @@ class Supervisor:
             if time.monotonic() > next_word:
                 next_word += PATIENT_S
                 reasons = {e["reason"] for e in engines if e["model"] in waiting and e["reason"]}
-                self._say(f"waiting for {', '.join(waiting)}: {'; '.join(sorted(reasons))}")
+                why = "; ".join(sorted(reasons)) or "starting"
+                self._say(f"waiting for {', '.join(waiting)}: {why}")
             if time.monotonic() - started > patience_s:
                 raise EngineError(
                     f"models.{', '.join(waiting)}: not ready after {patience_s:.0f} s; "
