@@ -63,7 +63,6 @@ def main() -> int:
         out.print(f"[green]✓ all checks passed[/green] in {time.monotonic() - began:.0f} s")
     if args.keep:
         views.print_usage(out, supervisor.find(stack.name).url, stack)
-        out.print("stop it with: .venv/bin/warmloop down", highlight=False)
     return 1 if problems else 0
 
 

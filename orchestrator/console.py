@@ -43,7 +43,9 @@ def first_agent(base: str) -> str:
 def print_usage(out: Console, url: str, stack: StackConfig) -> None:
     """How to talk to the stack, ready to paste."""
     name = next(iter(stack.agents), "auto")
-    out.print(f"\n[bold]{stack.name} is ready at {url}[/bold]  (Ctrl-C stops it)\n")
+    out.print(
+        f"\n[bold]{stack.name} is ready at {url}[/bold]  (Ctrl-C, or warmloop down, stops it)\n"
+    )
     text = f"""warmloop run "What are the opening hours?" --agent {name}
 
 curl {url}/v1/responses -H 'content-type: application/json' \\
