@@ -246,7 +246,8 @@ def post(url: str, body: dict[str, object]) -> dict[str, Any]:
 
 def test_a_request_that_runs_is_finished_before_the_end(tmp_path: Path) -> None:
     config = tmp_path / "stack.yaml"
-    config.write_text(STACK)
+    # Much longer than the request, so that a busy machine cannot make the drain run out.
+    config.write_text(STACK + "front: {drain_s: 45}\n")
     owned = LocalCluster(config, tmp_path)
     owned.start()
     try:
