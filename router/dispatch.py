@@ -129,9 +129,7 @@ class Router:
         models = self.config.models if model == tiers.AUTO else (model,)
         if not any(fleet.ready(name) for name in models):
             why = "; ".join(f"{name}: {fleet.why_not(name)}" for name in models)
-            raise Unavailable(
-                f"model {model!r} has no engine ready: {why}", retry_after_s=_NOT_READY_RETRY_S
-            )
+            raise _not_ready(model, why)
 
     @asynccontextmanager
     async def open(self, turn: TurnRequest) -> AsyncGenerator[Answer]:
@@ -273,10 +271,7 @@ class Router:
         """Why no replica answered, as the client's error."""
         model = course.model
         if failure is None:
-            return Unavailable(
-                f"model {model!r} has no engine ready: {self.fleet().why_not(model)}",
-                retry_after_s=_NOT_READY_RETRY_S,
-            )
+            return _not_ready(model, self.fleet().why_not(model))
         count = course.record.attempts
         tries = "1 replica" if count == 1 else f"{count} replicas"
         said = f"model {model!r}: {tries} tried, none answered; of the last: {failure.detail}"
@@ -288,3 +283,9 @@ class Router:
         if failure.cause == "timeout":
             return UpstreamTimeout(said)
         return UpstreamError(said, retry_after_s=self.config.router.eject_s)
+
+
+def _not_ready(model: str, why: str) -> Unavailable:
+    return Unavailable(
+        f"model {model!r} has no engine ready: {why}", retry_after_s=_NOT_READY_RETRY_S
+    )
