@@ -1,274 +1,206 @@
-"""What our front door adds to a request: `python -m benchmarks.gateway [--json FILE]`.
+"""Our front door beside other routers: `python -m benchmarks.gateway [speed|shared|killed ...]`.
 
-A trivial engine is asked directly and through the front door, by turns, in one run, with chat
-requests of 20 KB that say `model: auto` (so that every decision and the alias rewrite are made):
+    speed    what a request costs: latency, requests a second, CPU, streams     gateway_speed
+    shared   conversations with one system prompt and no id: do they stay?      gateway_stay
+    killed   one of four engines is killed under 320 streams                    gateway_kill
 
-    1 client     p50 of whole answers; first byte, whole stream and longest gap of SSE streams
-    64 clients   requests a second; CPU of the proxy's process for each
-
-A third column is a yardstick: an aiohttp proxy that decides nothing. Compare columns of one run;
-absolute figures hold for a quiet machine only. The bar is held against the p50 of all rounds; the
-quietest round's (of 200 requests each way) is printed beside it, since neighbours only add time.
+All doors are asked with the same bytes by the same client, before the same engines, in one run.
+Beside the routers stand the engine itself (`direct`) and a yardstick, an aiohttp proxy that decides
+nothing. Compare columns of one run; absolute figures hold for a quiet machine only. Each mode
+prints a table and one line for each bar, and writes JSON (and, for speed, a picture) to `--out`.
+It ends with 1 when a bar is missed. Routers that are not installed are left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import Any
 
-import psutil
 import uvloop
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks import gateway_parts as parts
-
-BODY_BYTES = 20_000
-SESSIONS = 64
-STALL_S = 0.040
-BAR_ADDED_P50_US = 500
-
-
-@dataclass(frozen=True)
-class Lone:
-    """One client at a time; times in microseconds, medians unless named otherwise."""
-
-    answer_p50_us: float
-    answer_quiet_p50_us: float
-    """The p50 of the round in which it was least."""
-    answer_p99_us: float
-    first_byte_us: float
-    stream_us: float
-    longest_gap_p50_us: float
-    longest_gap_max_us: float
-    stalls: int
-    """Streams with a gap of 40 ms or more: what Nagle's algorithm costs."""
+from benchmarks import gateway_kill as kill
+from benchmarks import gateway_plot as plot
+from benchmarks import gateway_speed as speed
+from benchmarks import gateway_stay as stay
+from benchmarks.gateway_doors import LAUNCHERS, OURS, YARDSTICK, Door, child, door, missing
 
 
 @dataclass(frozen=True)
-class Crowd:
-    """64 clients at once."""
+class Bar:
+    """A figure of ours held against a limit; `value` is None where nobody stands beside us."""
 
-    requests_per_s: float
-    cpu_us: float | None
-    """Of the proxy's process, for each request; None when asked directly."""
+    what: str
+    value: float | None
+    limit: float
+    at_most: bool = True
 
+    @property
+    def missed(self) -> bool:
+        if self.value is None:
+            return False
+        return self.value > self.limit if self.at_most else self.value < self.limit
 
-class Target:
-    """A port to send to: the engine's or the front door's, with ready-made requests."""
-
-    def __init__(self, port: int, model: str, process: psutil.Process | None = None) -> None:
-        self.port = port
-        self.process = process
-        self.whole = [
-            parts.request_bytes(model, i, size=BODY_BYTES, stream=False) for i in range(SESSIONS)
-        ]
-        self.stream = [
-            parts.request_bytes(model, i, size=BODY_BYTES, stream=True) for i in range(SESSIONS)
-        ]
-        self.answers: list[parts.Timing] = []
-        self.round_p50s: list[float] = []
-        self.streams: list[parts.Timing] = []
-        self.crowd_requests = 0
-        self.crowd_s = 0.0
-        self.crowd_cpu_s = 0.0
-
-    async def round(self) -> None:
-        """200 whole answers and 100 streams, one after the other, then a crowd."""
-        timings: list[parts.Timing] = []
-        await self.lone(self.whole, 200, timings)
-        self.answers += timings
-        self.round_p50s.append(statistics.median(t.total_s for t in timings))
-        await self.lone(self.stream, 100, self.streams)
-        await self.crowd(2048)
-
-    async def lone(self, requests: list[bytes], count: int, into: list[parts.Timing]) -> None:
-        client = await parts.connect(self.port)
-        for i in range(count):
-            timing = await client.request(requests[i % SESSIONS])
-            if timing.status != 200:
-                raise SystemExit(f"port {self.port} answered {timing.status}")
-            into.append(timing)
-        client.close()
-
-    async def crowd(self, count: int) -> None:
-        clients = [await parts.connect(self.port) for _ in range(SESSIONS)]
-
-        async def work(i: int) -> None:
-            for _ in range(count // SESSIONS):
-                await clients[i].request(self.whole[i])
-
-        before = _cpu_s(self.process)
-        started = time.perf_counter()
-        await asyncio.gather(*(work(i) for i in range(SESSIONS)))
-        self.crowd_s += time.perf_counter() - started
-        self.crowd_cpu_s += _cpu_s(self.process) - before
-        self.crowd_requests += count // SESSIONS * SESSIONS
-        for client in clients:
-            client.close()
-
-    def summary(self) -> tuple[Lone, Crowd]:
-        answers = sorted(t.total_s * 1e6 for t in self.answers)
-        gaps = [t.longest_gap_s * 1e6 for t in self.streams]
-        lone = Lone(
-            answer_p50_us=statistics.median(answers),
-            answer_quiet_p50_us=min(self.round_p50s) * 1e6,
-            answer_p99_us=answers[int(len(answers) * 0.99)],
-            first_byte_us=statistics.median(t.first_byte_s * 1e6 for t in self.streams),
-            stream_us=statistics.median(t.total_s * 1e6 for t in self.streams),
-            longest_gap_p50_us=statistics.median(gaps),
-            longest_gap_max_us=max(gaps),
-            stalls=sum(t.longest_gap_s >= STALL_S for t in self.streams),
-        )
-        cpu = self.crowd_cpu_s / self.crowd_requests * 1e6 if self.crowd_cpu_s else None
-        return lone, Crowd(self.crowd_requests / self.crowd_s, cpu)
+    def __str__(self) -> str:
+        sign = "≤" if self.at_most else "≥"
+        if self.value is None:
+            return f"bar: {self.what} {sign} {self.limit:g}: not judged, the other is not installed"
+        said = "MISSED" if self.missed else "reached"
+        return f"bar: {self.what} {sign} {self.limit:g}: {self.value:.2f} {said}"
 
 
-def _cpu_s(process: psutil.Process | None) -> float:
-    if process is None:
-        return 0.0
-    times = process.cpu_times()
-    return float(times.user + times.system)
+def run_speed(console: Console, names: Sequence[str], rounds: int, out: Path) -> list[Bar]:
+    with ExitStack() as stack:
+        log = stack.enter_context(tempfile.TemporaryFile())
+        port, _ = stack.enter_context(child(log, "benchmarks.gateway_engine"))
+        urls = [f"http://127.0.0.1:{port}"]
+        doors = [Door("direct", port)]
+        doors += [stack.enter_context(door(name, urls, log)) for name in (YARDSTICK, *names)]
+        progress = stack.enter_context(Progress(console=console, transient=True))
+        task = progress.add_task("asking", total=len(doors) * rounds)
+        targets = [speed.Target(each) for each in doors]
+        found = uvloop.run(speed.measure(targets, rounds, lambda: progress.advance(task)))
+    _print_speed(console, found)
+    plot.draw(found, out / "gateway-speed.png")
+    _write(out / "gateway-speed.json", {name: asdict(each) for name, each in found.items()})
+    ours, direct = found[OURS], found["direct"]
+
+    def ratio(field: str, other: str) -> float | None:
+        them = found.get(other)
+        return getattr(ours, field) / getattr(them, field) if them is not None else None
+
+    return [
+        Bar("whole answer, p50, ÷ vllm-router's", ratio("answer_p50_us", "vllm-router"), 1.1),
+        Bar("requests/s, 64 clients, ÷ smg's", ratio("requests_per_s", "smg"), 0.9, at_most=False),
+        Bar("SSE first byte ÷ vllm-router's", ratio("first_byte_us", "vllm-router"), 1.1),
+        Bar("SSE whole stream ÷ vllm-router's", ratio("stream_us", "vllm-router"), 1.1),
+        Bar("SSE streams that stalled 40 ms, beyond direct's", ours.stalls - direct.stalls, 0),
+    ]
 
 
-@contextmanager
-def _child(stderr: IO[bytes], *arguments: str) -> Iterator[tuple[int, psutil.Process]]:
-    """A part of the benchmark in a process of its own, ended with the block."""
-    argv = [sys.executable, "-m", "benchmarks.gateway", *arguments]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=stderr) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line:
-                stderr.seek(0)
-                raise SystemExit(f"{arguments[0]} did not start:\n{stderr.read()[-2000:].decode()}")
-            yield int(line), psutil.Process(process.pid)
-        finally:
-            process.terminate()
-
-
-async def measure(targets: Sequence[Target], rounds: int, tick: Callable[[], None]) -> None:
-    """By turns, so that a noisy minute falls on all alike."""
-    for target in targets:
-        warm: list[parts.Timing] = []
-        await target.lone(target.whole, 1000, warm)
-        await target.lone(target.stream, 200, warm)
-    for _ in range(rounds):
-        for target in targets:
-            await target.round()
-            tick()
-
-
-def _wait_ready(port: int) -> None:
-    """The front door listens before it has found its engine."""
-
-    async def ask() -> int:
-        client = await parts.connect(port)
-        timing = await client.request(b"GET /ready HTTP/1.1\r\nhost: bench\r\n\r\n")
-        client.close()
-        return timing.status
-
-    deadline = time.monotonic() + 30
-    while uvloop.run(ask()) != 200:
-        if time.monotonic() > deadline:
-            raise SystemExit("the front door found no engine within 30 s")
-        time.sleep(0.1)
-
-
-def _print(console: Console, results: Mapping[str, tuple[Lone, Crowd]]) -> None:
-    direct, through = results["direct"], results["through"]
-    table = Table(title=f"Forwarding, {BODY_BYTES // 1000} KB requests")
-    for column in ("what", *results, "added"):
+def _print_speed(console: Console, found: Mapping[str, speed.Figures]) -> None:
+    table = Table(title=f"Forwarding, {speed.BODY_BYTES // 1000} KB requests")
+    for column in ("what", *found):
         table.add_column(column, justify="left" if column == "what" else "right")
-    for label, name in (
-        ("whole answer, p50", "answer_p50_us"),
-        ("whole answer, p50 of the quietest round", "answer_quiet_p50_us"),
-        ("whole answer, p99", "answer_p99_us"),
-        (f"SSE of {parts.EVENTS}: first byte, p50", "first_byte_us"),
-        (f"SSE of {parts.EVENTS}: whole stream, p50", "stream_us"),
-        ("SSE longest gap, p50", "longest_gap_p50_us"),
-        ("SSE longest gap, worst", "longest_gap_max_us"),
+    for label, field, unit in (
+        ("whole answer, p50", "answer_p50_us", " µs"),
+        ("whole answer, p99", "answer_p99_us", " µs"),
+        ("SSE first byte, p50", "first_byte_us", " µs"),
+        ("SSE whole stream, p50", "stream_us", " µs"),
+        ("SSE longest gap, p50", "longest_gap_p50_us", " µs"),
+        ("SSE longest gap, worst", "longest_gap_max_us", " µs"),
+        ("SSE pieces of a stream", "pieces_p50", ""),
+        ("SSE streams with a 40 ms stall", "stalls", ""),
+        ("64 clients", "requests_per_s", "/s"),
+        ("64 clients: CPU a request", "cpu_us", " µs"),
     ):
-        values = [getattr(lone, name) for lone, _ in results.values()]
-        added = getattr(through[0], name) - getattr(direct[0], name)
-        table.add_row(label, *(f"{value:,.0f} µs" for value in values), f"{added:+,.0f} µs")
-    crowds = [crowd for _, crowd in results.values()]
-    table.add_row(
-        "SSE streams with a 40 ms stall", *(str(lone.stalls) for lone, _ in results.values())
-    )
-    table.add_row(f"{SESSIONS} clients", *(f"{c.requests_per_s:,.0f}/s" for c in crowds))
-    table.add_row(
-        f"{SESSIONS} clients: CPU a request",
-        *(f"{c.cpu_us:,.0f} µs" if c.cpu_us else "" for c in crowds),
-    )
+        values = [getattr(each, field) for each in found.values()]
+        table.add_row(label, *("" if v is None else f"{v:,.0f}{unit}" for v in values))
     console.print(table)
 
 
+def run_shared(console: Console, names: Sequence[str], out: Path) -> list[Bar]:
+    found: dict[str, stay.Stay] = {}
+    for name in names:  # fresh engines for each: what they have seen must not differ
+        with ExitStack() as stack:
+            log = stack.enter_context(tempfile.TemporaryFile())
+            urls = []
+            for i in range(stay.ENGINES):
+                arguments = ("--name", f"engine-{i}", "--think-s", str(stay.THINK_S))
+                port, _ = stack.enter_context(child(log, "benchmarks.gateway_engine", *arguments))
+                urls.append(f"http://127.0.0.1:{port}")
+            found[name] = uvloop.run(stay.measure(stack.enter_context(door(name, urls, log))))
+    table = Table(title=f"{stay.CONVERSATIONS} conversations, one 8 KB system prompt, no ids")
+    for column in ("router", "turns that stay", "busiest ÷ mean", "turns by engine"):
+        table.add_column(column, justify="left" if column == "router" else "right")
+    for name, each in found.items():
+        spread = " ".join(str(n) for n in each.turns_by_engine.values())
+        table.add_row(name, f"{each.stayed:.1%}", f"{each.busiest_over_mean:.2f}", spread)
+    console.print(table)
+    _write(out / "gateway-shared.json", {name: asdict(each) for name, each in found.items()})
+    ours = found[OURS]
+    return [
+        Bar("share of turns that stay", ours.stayed, 1.0, at_most=False),
+        Bar("busiest ÷ mean", ours.busiest_over_mean, 1.2),
+    ]
+
+
+def run_killed(console: Console, names: Sequence[str], out: Path) -> list[Bar]:
+    found: dict[str, kill.Killed] = {}
+    for name in names:
+        with ExitStack() as stack:
+            log = stack.enter_context(tempfile.TemporaryFile())
+            replicas = stack.enter_context(kill.engines(log))
+            before = stack.enter_context(door(name, [*replicas], log))
+            found[name] = uvloop.run(kill.measure(before, replicas))
+    table = Table(title=f"{kill.STREAMS} streams, the busiest of {kill.ENGINES} engines killed")
+    for column in ("router", "on it", "kind", *kill.OUTCOMES):
+        table.add_column(column, justify="left" if column in ("router", "kind") else "right")
+    for name, each in found.items():
+        for kind, counts in each.outcomes.items():
+            table.add_row(name, str(each.on_the_killed), kind, *map(str, counts.values()))
+    console.print(table)
+    _write(out / "gateway-killed.json", {name: asdict(each) for name, each in found.items()})
+    plain, grammar = (found[OURS].outcomes[kind] for kind in kill.KINDS)
+    unsaid = sum(each[k] for each in (plain, grammar) for k in ("cut", "wrong", "refused"))
+    return [
+        Bar("streams that hang", plain["hung"] + grammar["hung"], 0),
+        Bar("streams that end without a word, wrong or refused", unsaid, 0),
+        Bar("plain-text streams that do not complete", plain["error"], 0),
+    ]
+
+
+def _write(path: Path, figures: Mapping[str, Any]) -> None:
+    where = {"cpus": os.cpu_count(), "load_1m": os.getloadavg()[0]}
+    path.write_text(json.dumps({**where, "doors": figures}, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10, help="more rounds, steadier figures")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--engine", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--front", metavar="URL", help=argparse.SUPPRESS)
-    parser.add_argument("--yardstick", metavar="URL", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.engine:
-        parts.run_engine()
-        return 0
-    if options.front:
-        parts.run_front_door(options.front)
-        return 0
-    if options.yardstick:
-        parts.run_yardstick(options.yardstick)
-        return 0
-    console = Console()
-    with ExitStack() as stack:
-        log = stack.enter_context(tempfile.TemporaryFile())
-        engine_port, _ = stack.enter_context(_child(log, "--engine"))
-        url = f"http://127.0.0.1:{engine_port}"
-        front_port, front = stack.enter_context(_child(log, "--front", url))
-        yard_port, yard = stack.enter_context(_child(log, "--yardstick", url))
-        _wait_ready(front_port)
-        targets = {
-            "direct": Target(engine_port, "bench-engine"),
-            "yardstick": Target(yard_port, "bench-engine", yard),
-            "through": Target(front_port, "auto", front),
-        }
-        progress = stack.enter_context(Progress(console=console, transient=True))
-        task = progress.add_task("asking", total=len(targets) * options.rounds)
-        uvloop.run(measure([*targets.values()], options.rounds, lambda: progress.advance(task)))
-    results = {name: target.summary() for name, target in targets.items()}
-    _print(console, results)
-    direct, through = results["direct"][0], results["through"][0]
-    added_us = through.answer_p50_us - direct.answer_p50_us
-    fine = added_us <= BAR_ADDED_P50_US and through.stalls <= direct.stalls
-    load = os.getloadavg()[0]
-    console.print(
-        f"bar: added p50 at most {BAR_ADDED_P50_US} µs with one client ({added_us:.0f}), and no "
-        f"stall of ours ({through.stalls}): {'reached' if fine else 'MISSED'}; "
-        f"{os.cpu_count()} cores, load {load:.1f}"
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gateway",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    if options.json:
-        figures: dict[str, object] = {
-            name: {"one_client": asdict(lone), f"{SESSIONS}_clients": asdict(crowd)}
-            for name, (lone, crowd) in results.items()
-        }
-        text = json.dumps({**figures, "cpus": os.cpu_count(), "load_1m": load}, indent=2)
-        options.json.write_text(text + "\n", encoding="utf-8")
-    return 0 if fine else 1
+    modes = ("speed", "shared", "killed")
+    parser.add_argument("what", nargs="*", metavar="speed|shared|killed", help="default: all")
+    parser.add_argument("--rounds", type=int, default=10, help="of speed; more are steadier")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for JSON and PNG")
+    options = parser.parse_args()
+    if unknown := set(options.what) - {*modes}:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; valid: {', '.join(modes)}")
+    if options.rounds < 1:
+        parser.error(f"--rounds: {options.rounds}; at least 1")
+    options.out.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    console.width = max(console.width, 120)  # of tables, also where no terminal says how wide it is
+    absent = missing()
+    if absent:
+        console.print(
+            f"not installed here, and left out: {', '.join(absent)} (scripts/setup routers)"
+        )
+    names = [OURS, *(name for name in LAUNCHERS if name not in absent)]
+    bars: list[Bar] = []
+    for what in options.what or modes:
+        if what == "speed":
+            bars += run_speed(console, names, options.rounds, options.out)
+        elif what == "shared":
+            bars += run_shared(console, names, options.out)
+        else:
+            bars += run_killed(console, names, options.out)
+    for bar in bars:
+        console.print(str(bar), highlight=False)
+    console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; files in {options.out}/")
+    return 1 if any(bar.missed for bar in bars) else 0
 
 
 if __name__ == "__main__":

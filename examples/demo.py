@@ -20,7 +20,8 @@ import yaml
 
 from orchestrator import console as views
 from orchestrator import supervisor
-from serving import config as configs
+from serving import stack_file
+from serving.config import StackConfig
 from serving.errors import WarmloopError
 
 HERE = Path(__file__).resolve().parent
@@ -44,7 +45,7 @@ def main() -> int:
     args = parser.parse_args()
     began = time.monotonic()
     try:
-        stack = configs.load(args.config)
+        stack = stack_file.load(args.config)
         warmloop("up", "--detach", "-c", str(args.config))
         try:
             url = supervisor.find(stack.name).url
@@ -70,7 +71,7 @@ def warmloop(*args: str) -> None:
     subprocess.run([sys.executable, "-m", "orchestrator.cli", *args], check=True)
 
 
-def ask_all(url: str, stack: configs.StackConfig, *, strict: bool) -> list[str]:
+def ask_all(url: str, stack: StackConfig, *, strict: bool) -> list[str]:
     """Ask every question; returns what was wrong, in sentences."""
     questions = yaml.safe_load((HERE / "desk" / "questions.yaml").read_text(encoding="utf-8"))
     problems: list[str] = []
@@ -147,7 +148,7 @@ def in_order(wanted: Sequence[str], seen: Sequence[str]) -> bool:
     return all(name in rest for name in wanted)
 
 
-async def summarise(url: str, stack: configs.StackConfig, text: str) -> tuple[dict[str, Any], bool]:
+async def summarise(url: str, stack: StackConfig, text: str) -> tuple[dict[str, Any], bool]:
     """One side turn with `model: auto`: its figures as a response of one turn, and whether the
     small model took it."""
     body = {

@@ -11,7 +11,8 @@ hangs up cancels the run, since it has no id to come back with.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import msgspec
@@ -20,9 +21,10 @@ from orchestrator.agents import Agents
 from orchestrator.chat_answer import ChatAnswer
 from orchestrator.chat_request import ChatRequest
 from orchestrator.inbound import validate
-from orchestrator.intake import Intake
+from orchestrator.intake import Caller, Intake
 from orchestrator.journal import Journal, JournalFull
 from orchestrator.responses import Runs
+from router.deadlines import until
 from router.turn import Dispatched, TurnRequest, Turns
 from serving.errors import Unavailable
 from serving.protocol import CHAT
@@ -39,8 +41,17 @@ class AgentTurns:
     """A `Turns` before the router's: takes the turns of agents, passes on all others."""
 
     def __init__(
-        self, turns: Turns, journal: Journal, worker: Runs, intake: Intake, agents: Agents
+        self,
+        turns: Turns,
+        journal: Journal,
+        worker: Runs,
+        intake: Intake,
+        agents: Agents,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock` is the one that turns' deadlines are told by."""
+        self._clock = clock
         self._turns = turns
         self._journal = journal
         self._worker = worker
@@ -63,15 +74,19 @@ class AgentTurns:
         request = validate(ChatRequest, turn.body)
         key = turn.headers.get("idempotency-key", "")
         fingerprint = hashlib.sha256(turn.body).hexdigest()[:32]
+        caller = Caller(turn.tenant, turn.urgency)
         try:
-            ref = await self._intake.accept(request.as_response(), key, fingerprint)
+            ref = await self._intake.accept(
+                request.as_response(), key, fingerprint, caller, len(turn.body)
+            )
         except JournalFull as error:
             raise Unavailable(str(error), code="journal_unavailable", retry_after_s=5) from error
         answer = ChatAnswer(self._journal, ref, request)
         try:
-            if not request.stream:
-                await answer.prepare()
-            yield answer
+            async with until(turn.deadline_s, self._clock):
+                if not request.stream:
+                    await answer.prepare()
+                yield answer
         finally:
             if not answer.finished:
                 await self._worker.cancel(ref.response_id)

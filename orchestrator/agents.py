@@ -9,19 +9,23 @@ prefix that all conversations of an agent share.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from orchestrator import reply
 from orchestrator.prompt import Message, Prompt, canonical, tool_message
 from orchestrator.tool_loader import load
 from orchestrator.tools import Tool, Toolbox
-from serving.config import AgentConfig, AgentLimits, StackConfig, TurnType, nearest
+from router.access import visible
+from router.tenants import OPEN, Tenant
+from serving import reply
+from serving.config import AgentConfig, AgentLimits, StackConfig
 from serving.errors import ConfigError, NotFound
+from serving.router_config import TurnType
+from serving.sections import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +63,24 @@ class Agent:
 class Agents:
     """All that a client can name as `model` of a response."""
 
-    def __init__(self, agents: Iterable[Agent], models: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        agents: Iterable[Agent],
+        models: Iterable[str] = (),
+        parent: Callable[[str], str | None] = lambda _: None,
+    ) -> None:
+        """`parent` gives the model of what is a LoRA adapter now: those come and go."""
         self._agents = {agent.name: agent for agent in agents}
         self._models = {name: _bare(name) for name in models}
+        self._parent = parent
 
     @classmethod
-    def from_config(cls, stack: StackConfig) -> Agents:
+    def from_config(
+        cls, stack: StackConfig, parent: Callable[[str], str | None] = lambda _: None
+    ) -> Agents:
         """Load every agent's tools; the first that fails raises ConfigError."""
         agents = [resolve(name, config) for name, config in stack.agents.items()]
-        return cls(agents, ["auto", *stack.models])
+        return cls(agents, ["auto", *stack.models], parent)
 
     def close(self) -> None:
         """Let go of the threads that tools run in."""
@@ -78,14 +91,19 @@ class Agents:
         """The agents, without the bare models."""
         return list(self._agents)
 
-    def get(self, name: str) -> Agent:
-        """By `name`, `name@version`, or a model's name. Raises NotFound."""
-        if (model := self._models.get(name)) is not None:
-            return model
+    def get(self, name: str, tenant: Tenant = OPEN) -> Agent:
+        """By `name`, `name@version`, or a model's or an adapter's name. Raises NotFound, also for
+        what this tenant may not use."""
         base, at, version = name.partition("@")
-        agent = self._agents.get(base)
+        agent = self._agents.get(base) if tenant.may_use(base) else None
+        if agent is None and tenant.may_use(name, self._parent(name)):
+            if (model := self._models.get(name)) is not None:
+                return model
+            if self._parent(name) is not None:
+                return _bare(name)
         if agent is None:
-            hint = nearest(base, [*self._agents, *self._models])
+            names = [*self._agents, *self._models]
+            hint = nearest(base, visible(tenant, names, self._parent))
             raise NotFound(
                 f"model: unknown agent or model {name[:80]!r}; {hint}",
                 param="model",

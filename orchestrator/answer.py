@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from orchestrator.events import Call, OutputDelta
 from orchestrator.model import ArgumentsDelta, CallStart, Done, ModelError, ModelEvent, TextDelta
-from orchestrator.partial_json import StringField
-from orchestrator.reply import REPLY
+from serving.partial_json import StringField
+from serving.reply import REPLY
 
 
 class Answer:

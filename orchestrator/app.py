@@ -1,8 +1,10 @@
 """The object graph of a front door, built in one visible place.
 
-    EngineTable ──► Router ──► RouterModel ──► Worker ──► Responses API
-                      │                          │            │
-                      └── OpenAI routes          └─ Journal ──┘
+    EngineTable ──► Router ──► AutoTurns ──► RouterModel ──► Worker ──► Responses API
+        │                         │                            │            │
+        │                         └── OpenAI routes            └─ Journal ──┘
+        │                             Access ── who is asking, before all of them
+        └─► Keeper ──► Adapters, their routes
 
 `create_app` builds and connects; what it builds starts and ends with the application's lifespan:
 the journal outlives the worker, the worker outlives no stream, and the router goes last.
@@ -22,9 +24,15 @@ from orchestrator.clock import SystemClock
 from orchestrator.intake import Intake
 from orchestrator.journal_sqlite import SqliteJournal
 from orchestrator.model import RouterModel
+from orchestrator.prices import PriceList
 from orchestrator.responses import build_routes
 from orchestrator.worker import Worker
-from router import api
+from router import api, peer_http
+from router.access import Access
+from router.adapter_keeper import Keeper
+from router.adapter_set import KnownAdapters
+from router.adapters import Adapters, adapter_routes
+from router.auto import AutoTurns
 from router.dispatch import Router
 from serving import discovery
 from serving.config import StackConfig
@@ -33,38 +41,65 @@ from serving.config import StackConfig
 def create_app(config: StackConfig) -> ASGIApp:
     """The ASGI application of one front door.
 
-    Raises ConfigError when an agent's tools cannot be loaded, JournalBusy when another front door
-    holds the journal.
+    Raises ConfigError when an agent's tools, the list of adapters or the keys cannot be loaded, or
+    peers are named without a secret, JournalBusy when another front door holds the journal.
     """
     clock = SystemClock()
-    agents = Agents.from_config(config)
     table = discovery.table_for(config)
-    router = Router(config, table, also_models=agents.names)
+    known = KnownAdapters(config)
+    keeper = Keeper(config, table, known, config.folder)
+    agents = Agents.from_config(config, lambda name: router.catalogue.parent(name))  # noqa: PLW0108  it is made below
+    access = Access(config)
+    router = Router(config, table, also_models=agents.names, known=known)
+    auto = AutoTurns(router, folder=config.folder / "tiers")
     journal = SqliteJournal(config.journal_path)
     worker = Worker(
         journal=journal,
         agents=agents,
-        models=RouterModel(router),
-        prices={name: model.prices for name, model in config.models.items()},
+        models=RouterModel(auto, access.named),
+        prices=PriceList(config, router.catalogue.parent),
         clock=clock,
         lease_s=config.journal.lease_s,
         delta_batch_s=config.journal.delta_batch_s,
+    )
+
+    peers = peer_http.join(
+        router.outside,
+        lambda: {*config.front.peers, *discovery.fronts(table)},
+        needed=bool(config.front.peers),
     )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await table.start()
         await router.start()
+        await auto.start()
+        access.start()
+        await keeper.start()
         try:
             async with worker:
                 yield
         finally:
+            await keeper.stop()
+            await access.stop()
             agents.close()
             await journal.close()
+            await auto.stop()
             await router.stop()
             await table.stop()
 
-    intake = Intake(journal, worker, agents, clock, router.require_ready)
+    intake = Intake(
+        journal, worker, agents, clock, router.catalogue.require_ready, limits=router.limits
+    )
     responses = build_routes(journal, worker, intake, config, clock)
-    chat = AgentTurns(router, journal, worker, intake, agents)
-    return api.build(router, turns=chat, extra_routes=[responses], lifespan=lifespan)
+    chat = AgentTurns(auto, journal, worker, intake, agents)
+    adapters = adapter_routes(Adapters(config, table, keeper))
+    return api.build(
+        router,
+        auto=auto,
+        turns=chat,
+        extra_routes=[responses, adapters],
+        extra_asgi=peers,
+        lifespan=lifespan,
+        access=access,
+    )

@@ -1,4 +1,4 @@
-"""The `warmloop` command: up, run, status, down.
+"""The `warmloop` command: up, run, status, restart, logs, keys, down.
 
 Errors that a person can mend are one line on stderr, never a trace: exit code 2 for bad input,
 1 for a stack that failed.
@@ -16,11 +16,15 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from orchestrator import console as views
-from orchestrator import supervisor
-from serving import config as configs
+from orchestrator import engine_log_view, keys_cli, supervisor
+from router.access import exposed
+from serving import commands, stack_file
+from serving.config import StackConfig
 from serving.errors import ConfigError, EngineError, WarmloopError
+from serving.sections import nearest
 
 app = typer.Typer(
     help="Serve LLM agents on your own machines: warm prefixes, valid tool calls, durable runs.",
@@ -28,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(keys_cli.app, name="keys")
 out = views.terminal()
 err = Console(stderr=True, emoji=False)
 
@@ -42,10 +47,12 @@ def up(
     detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready.")] = False,
 ) -> None:
     """Start a stack and hold it until Ctrl-C."""
-    stack = configs.load(config)
+    stack = stack_file.load(config)
     if detach:
         _up_detached(stack, config)
         return
+    if warning := exposed(stack):
+        err.print(f"warning: {warning}", highlight=False, markup=False, style="yellow")
     began = time.monotonic()
 
     def say(line: str) -> None:
@@ -58,7 +65,7 @@ def up(
     say("stopped")
 
 
-def _up_detached(stack: configs.StackConfig, config: Path) -> None:
+def _up_detached(stack: StackConfig, config: Path) -> None:
     """Start `warmloop up` in a session of its own; wait until the stack is ready or has failed."""
     log = stack.folder / "logs" / "up.log"
     with supervisor.writing(stack.folder):
@@ -121,6 +128,50 @@ def status(config: ConfigOption = None) -> None:
 
 
 @app.command()
+def restart(
+    model: Annotated[str, typer.Argument(help="Whose engines are replaced, one after another.")],
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Stop each engine before its successor starts.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Replace a model's engines without failing a turn; Ctrl-C leaves it going."""
+    found = _find(config)
+    of_stack = stack_file.load(config or Path(found.config)).models
+    if model not in of_stack:
+        raise ConfigError(f"model: {model!r} is not in this stack; {nearest(model, [*of_stack])}")
+    if of_stack[model].engine == "external":
+        raise ConfigError(f"model: {model!r} is external: restart it where it was started")
+    began = time.monotonic()
+    order = commands.Restart(model, in_place)
+    for line in commands.ask(found.folder, order, lambda: found.process() is not None):
+        if line.end == "failed":
+            raise EngineError(line.text)
+        text = f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {escape(line.text)}"
+        err.print(text, highlight=False)
+
+
+@app.command()
+def logs(
+    model: Annotated[str, typer.Argument(help="Whose engines' logs are shown.")],
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Of each log's end.")] = 20,
+    config: ConfigOption = None,
+) -> None:
+    """What a model's engines printed: those that live, and the one that died last."""
+    if config is None:
+        found = _find(None)
+        config = Path(found.config)
+    stack = stack_file.load(config)
+    if model not in stack.models:
+        raise ConfigError(f"model: {model!r} is not in {config}; {nearest(model, [*stack.models])}")
+    log_dir = stack.folder / "logs"
+    engine_log_view.show(out, log_dir, model, lines)
+    if follow:
+        engine_log_view.follow(out, log_dir, model)
+
+
+@app.command()
 def down(config: ConfigOption = None) -> None:
     """Stop a stack: the front door, the engines, Ray."""
     found = _find(config)
@@ -136,7 +187,7 @@ def _checked(url: str) -> str:
 
 
 def _find(config: Path | None) -> supervisor.RunFile:
-    return supervisor.find(configs.load(config).name if config else None)
+    return supervisor.find(stack_file.load(config).name if config else None)
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ Everything here reads the public HTTP API, so it shows a stack on another machin
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,9 +36,15 @@ def terminal() -> Console:
     return out if out.is_terminal else Console(width=PIPE_COLUMNS)
 
 
+def key_header() -> dict[str, str]:
+    """What says who we are, where $WARMLOOP_API_KEY has a key."""
+    key = os.environ.get("WARMLOOP_API_KEY", "")
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
 def first_agent(base: str) -> str:
     """The first agent that the stack offers, else `auto`."""
-    listed = (get_json(f"{base}/v1/models") or {}).get("data", [])
+    listed = (get_json(f"{base}/v1/models", headers=key_header()) or {}).get("data", [])
     return next((m["id"] for m in listed if m.get("owned_by") == "warmloop-agent"), "auto")
 
 
@@ -68,7 +76,7 @@ async def follow(out: Console, base: str, model: str, task: str) -> dict[str, An
     view = RunView(out)
     response_id = ""
     timeout = aiohttp.ClientTimeout(total=None, sock_read=900)
-    async with aiohttp.ClientSession(timeout=timeout) as http:
+    async with aiohttp.ClientSession(timeout=timeout, headers=key_header()) as http:
         for _ in range(RECONNECTS):
             if response_id:
                 query = {"stream": "true", "starting_after": str(view.last_sequence)}
@@ -77,7 +85,7 @@ async def follow(out: Console, base: str, model: str, task: str) -> dict[str, An
                 request = http.post(f"{base}/v1/responses", json=body)
             try:
                 async with request as answer:
-                    if answer.status in (400, 404):
+                    if answer.status in (400, 401, 404):
                         raise ConfigError(await _message(answer))
                     if answer.status > 400:
                         raise UpstreamError(await _message(answer))
@@ -208,19 +216,37 @@ def print_status(out: Console, run: RunFile, health: Json) -> None:
     """The fleet as the front door sees it."""
     out.print(f"[bold]{run.name}[/bold] {run.state} at {run.url} (pid {run.pid})")
     table = Table()
-    for name in ("model", "replica", "state", "running", "waiting", "KV", "hit rate", "reason"):
+    columns = ("model", "replica", "state", "restarts", "running", "waiting", "KV", "hit rate")
+    for name in columns:
         table.add_column(name)
     for engine in health["engines"]:
         queried = engine["queried_tokens"]
         table.add_row(
             engine["model"],
             engine["replica"],
-            "ejected" if engine["ejected"] else engine["state"],
+            "ejected" if engine["ejected"] and engine["state"] == "ready" else engine["state"],
+            str(engine["restarts"]),
             str(engine["running"]),
             str(engine["waiting"]),
             f"{engine['kv_usage']:.0%}",
             f"{engine['hit_tokens'] / queried:.0%}" if queried else "-",
-            engine["reason"],
         )
     out.print(table)
+    for engine in health["engines"]:
+        if why := _why(engine, time.time()):
+            out.print(why, markup=False, highlight=False, soft_wrap=True)
+    for adapter in health.get("adapters", ()):
+        line = f"adapter {adapter['name']} of {adapter['model']}: on {adapter['ready_replicas']}"
+        out.print(f"{line} ready replicas  {adapter['problem']}".rstrip(), markup=False)
     out.print(f"sessions: {health['sessions']}")
+
+
+def _why(engine: Json, now: float) -> str:
+    """Why an engine is not ready, with its last words, and when it is tried again."""
+    if not engine["reason"]:
+        return ""
+    again = ""
+    if engine["retry_at"]:
+        at = time.strftime("%H:%M:%S", time.localtime(engine["retry_at"]))
+        again = f", started again at {at} (in {max(0.0, engine['retry_at'] - now):.0f} s)"
+    return f"{engine['replica']} is {engine['state']}{again}: {engine['reason']}"

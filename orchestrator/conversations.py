@@ -40,12 +40,14 @@ class Conversations:
         self._journal = journal
         self._clock = clock
 
-    async def create(self, body: bytes) -> dict[str, Any]:
+    async def create(self, body: bytes, tenant: str = "") -> dict[str, Any]:
         request = validate(CreateConversation, body)
         items = normal(request.items)
         check_outputs((), items)
         conversation = new_id("conv")
-        started = ConversationStarted("", self._clock.now(), metadata=request.metadata or {})
+        started = ConversationStarted(
+            "", self._clock.now(), tenant=tenant, metadata=request.metadata or {}
+        )
         events: list[AnyEvent] = [started]
         if items:
             events.append(HistoryImported("", "", items))
@@ -55,11 +57,14 @@ class Conversations:
         await self._journal.release(lease)
         return _describe(conversation, started)
 
-    async def retrieve(self, conversation: str) -> dict[str, Any]:
-        """Raises NotFound."""
+    async def retrieve(self, conversation: str, tenant: str = "") -> dict[str, Any]:
+        """Raises NotFound, also for one of another tenant."""
         for recorded in await self._journal.read(conversation):
-            if isinstance(recorded.event, ConversationStarted):
-                return _describe(conversation, recorded.event)
+            event = recorded.event
+            if isinstance(event, ConversationStarted):
+                if event.tenant != tenant:
+                    break
+                return _describe(conversation, event)
         raise unknown_conversation(conversation)
 
 

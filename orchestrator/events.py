@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from serving.config import TurnType
+from serving.router_config import TurnType
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 Item = dict[str, Any]
@@ -60,6 +60,8 @@ class ResponseAccepted(Event, frozen=True, tag="response_accepted", omit_default
     """The validated request without its input: model, tools, metadata, limits, flags."""
     previous_response_id: str = ""
     idempotency_key: str = ""
+    tenant: str = ""
+    """Whose it is: nobody else sees it. Empty where no tenants are configured."""
 
 
 class ModelIntent(Event, frozen=True, tag="model_intent", omit_defaults=True):

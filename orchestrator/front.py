@@ -7,13 +7,15 @@ with 2 and one line when its configuration or its journal cannot be used.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
 
 from orchestrator.app import create_app
 from router import logs, server
-from serving import config as configs
+from router.access import exposed
+from serving import stack_file
 from serving.errors import WarmloopError
 
 
@@ -25,7 +27,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="build it all, and serve nothing")
     args = parser.parse_args()
     try:
-        stack = configs.load(args.config)
+        stack = stack_file.load(args.config)
         app = create_app(stack)
     except WarmloopError as error:
         sys.stderr.write(f"warmloop: {error}\n")
@@ -33,6 +35,8 @@ def main() -> None:
     if args.check:
         os._exit(0)  # at once: a tool's module may have started threads that never end
     logs.install()
+    if warning := exposed(stack):
+        logging.getLogger("warmloop.front").warning(warning)
     port = stack.front.port if args.port is None else args.port
     server.server(app, stack.front.model_copy(update={"port": port})).run()
 

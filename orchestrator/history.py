@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator import reply
 from orchestrator.events import (
     Call,
     HistoryImported,
@@ -22,6 +21,7 @@ from orchestrator.events import (
 from orchestrator.journal import Recorded
 from orchestrator.machine import Shown, replies
 from orchestrator.prompt import NOT_RUN
+from serving import reply
 
 
 def upto(log: Sequence[Recorded], response_id: str) -> list[Recorded]:

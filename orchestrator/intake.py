@@ -6,6 +6,9 @@
     previous_response_id         its newest response: that conversation goes on
                                  an older one, or another agent: a fork with the history up to it
 
+A response and its conversation belong to the tenant that made them: to all others they are not
+there, and an Idempotency-Key is one tenant's own.
+
 The worker stores the request and runs it. From the look at a conversation's log until then this
 module lets no other request near that conversation, so two requests cannot both be the next.
 """
@@ -15,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,9 +31,29 @@ from orchestrator.machine import State, fold_all
 from orchestrator.open_calls import check_outputs
 from orchestrator.response_request import CreateRequest
 from orchestrator.worker import Admission
+from router.limits import Limits
+from router.tenants import OPEN, Tenant
+from router.turn import Urgency
 from serving.errors import BadRequest, Conflict, NotFound
 
 LOCKS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends a request, and how much it matters to them."""
+
+    tenant: Tenant = OPEN
+    urgency: Urgency = "interactive"
+    deadline_s: float | None = None
+    """Seconds from its acceptance."""
+
+    @property
+    def name(self) -> str:
+        return self.tenant.name
+
+
+ANYBODY = Caller()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +65,8 @@ class Asked:
     key: str
     fingerprint: str
     """Hash of the body: an Idempotency-Key stands for one request only."""
+    caller: Caller
+    size_bytes: int
 
 
 def new_id(prefix: str) -> str:
@@ -57,6 +83,7 @@ class Acceptor(Protocol):
         *,
         start: ConversationStarted | None = None,
         imported: HistoryImported | None = None,
+        at_end: Callable[[], None] | None = None,
     ) -> Admission:
         """Store durably and begin to run; see `Worker.accept`."""
 
@@ -71,7 +98,10 @@ class Intake:
         agents: Agents,
         clock: Clock,
         require_engine: Callable[[str], None] = lambda _: None,
+        *,
+        limits: Limits | None = None,
     ) -> None:
+        self._limits = limits
         self._require_engine = require_engine
         self._journal = journal
         self._worker = worker
@@ -81,26 +111,40 @@ class Intake:
         # shared with some others, so that the number of locks is bounded.
         self._locks = [asyncio.Lock() for _ in range(LOCKS)]
 
-    async def accept(self, request: CreateRequest, key: str, fingerprint: str) -> ResponseRef:
-        """Raises BadRequest, NotFound, Conflict, JournalFull, Unavailable; nothing was stored then.
+    async def accept(
+        self,
+        request: CreateRequest,
+        key: str,
+        fingerprint: str,
+        caller: Caller = ANYBODY,
+        size_bytes: int = 0,
+    ) -> ResponseRef:
+        """Raises BadRequest, NotFound, Conflict, JournalFull, Unavailable, RateLimited; nothing
+        was stored then.
 
         Unavailable: no engine can take the agent's first turn now. A run that was accepted waits
         for its engine; one that was not is better told at once.
         """
-        asked = Asked(request, self._agents.get(request.model), key, fingerprint)
+        agent = self._agents.get(request.model, caller.tenant)
+        if key and caller.name:
+            key = f"{caller.name}\n{key}"  # no header holds a line break: nobody else has this key
+        asked = Asked(request, agent, key, fingerprint, caller, size_bytes)
         _check_tool_names(asked)
         if key and (known := await self._journal.find_idempotent(key)):
-            return await self._again(known, fingerprint)
+            return await self._again(known, asked)
         self._require_engine(asked.agent.model)
         admission = await self._place(asked)
         if admission.created:
             return admission.ref
-        return await self._again(admission.ref, fingerprint)
+        return await self._again(admission.ref, asked)
 
-    async def _again(self, ref: ResponseRef, fingerprint: str) -> ResponseRef:
+    async def _again(self, ref: ResponseRef, asked: Asked) -> ResponseRef:
         log = await self._journal.read(ref.conversation, ref.first_seq - 1)
         first = log[0].event
-        if isinstance(first, ResponseAccepted) and first.request.get("fingerprint") != fingerprint:
+        if isinstance(first, ResponseAccepted) and (
+            first.request.get("fingerprint") != asked.fingerprint
+            or first.tenant != asked.caller.name
+        ):
             raise Conflict(
                 "Idempotency-Key: was used with another body; send a new key with a new request",
                 code="idempotency_key_reused",
@@ -121,14 +165,14 @@ class Intake:
             raise _unknown_previous(previous)
         async with self._lock(ref.conversation):
             log = await self._journal.read(ref.conversation)
-            if not _is_stored(log, ref):
+            if not _is_stored(log, ref, asked.caller.name):
                 raise _unknown_previous(previous)
             state = fold_all(log)
             if state.run is not None and state.run.response_id == previous:
                 raise _busy(f"previous_response_id: {previous} is still in progress")
             if state.last_response_id == previous and _is_agent(state, asked):
                 check_outputs(items_of(state.history), asked.request.items())
-                return await self._worker.accept(ref.conversation, self._accepted(asked))
+                return await self._run(ref.conversation, asked)
         before = fold_all(upto(log, previous))
         items = items_of(before.history, as_calls=_is_agent(before, asked))
         check_outputs(items, asked.request.items())
@@ -137,9 +181,9 @@ class Intake:
     async def _within(self, asked: Asked, conversation: str) -> Admission:
         async with self._lock(conversation):
             log = await self._journal.read(conversation)
-            if not log:
-                raise unknown_conversation(conversation)
             state = fold_all(log)
+            if not log or state.tenant != asked.caller.name:
+                raise unknown_conversation(conversation)
             if state.run is not None:
                 raise _busy(f"conversation: {state.run.response_id} is still in progress in it")
             if state.agent and not _is_agent(state, asked):
@@ -149,26 +193,58 @@ class Intake:
                     param="model",
                 )
             check_outputs(items_of(state.history), asked.request.items())
-            start = self._start(asked)
-            return await self._worker.accept(conversation, self._accepted(asked), start=start)
+            return await self._run(conversation, asked, start=self._start(asked))
 
     async def _open(self, asked: Asked, imported: HistoryImported | None) -> Admission:
         """A new conversation."""
-        accepted, start = self._accepted(asked), self._start(asked)
-        return await self._worker.accept(new_id("conv"), accepted, start=start, imported=imported)
+        return await self._run(new_id("conv"), asked, start=self._start(asked), imported=imported)
+
+    async def _run(
+        self,
+        conversation: str,
+        asked: Asked,
+        *,
+        start: ConversationStarted | None = None,
+        imported: HistoryImported | None = None,
+    ) -> Admission:
+        """Let the worker have it, within the tenant's limits; they hold it until its end."""
+        accepted = self._accepted(asked)
+        if self._limits is None:
+            return await self._worker.accept(conversation, accepted, start=start, imported=imported)
+        hold = self._limits.enter(
+            asked.caller.tenant, conversation.encode(), asked.size_bytes, charge=False
+        )
+        held = ExitStack()  # its close does nothing the second time
+        held.enter_context(hold)
+        try:
+            admission = await self._worker.accept(
+                conversation, accepted, start=start, imported=imported, at_end=held.close
+            )
+        except BaseException:
+            held.close()
+            raise
+        if not admission.created:
+            held.close()
+        return admission
 
     def _start(self, asked: Asked) -> ConversationStarted:
-        return ConversationStarted(asked.agent.key, self._clock.now())
+        return ConversationStarted(asked.agent.key, self._clock.now(), asked.caller.name)
 
     def _accepted(self, asked: Asked) -> ResponseAccepted:
-        request = asked.request
+        request, caller = asked.request, asked.caller
+        facts = {**request.facts(), "fingerprint": asked.fingerprint}
+        if caller.urgency != "interactive":
+            facts["urgency"] = caller.urgency
+        if caller.deadline_s is not None:
+            facts["deadline_s"] = caller.deadline_s
         return ResponseAccepted(
             new_id("resp"),
             at=self._clock.now(),
             input=request.items(),
-            request={**request.facts(), "fingerprint": asked.fingerprint},
+            request=facts,
             previous_response_id=request.previous_response_id or "",
             idempotency_key=asked.key,
+            tenant=caller.name,
         )
 
     def _lock(self, conversation: str) -> asyncio.Lock:
@@ -207,9 +283,13 @@ def unknown_conversation(conversation: str) -> NotFound:
     return NotFound(f"Conversation with id '{conversation}' not found.", param="conversation")
 
 
-def _is_stored(log: Sequence[Recorded], ref: ResponseRef) -> bool:
+def _is_stored(log: Sequence[Recorded], ref: ResponseRef, tenant: str) -> bool:
     accepted = log[ref.first_seq - 1].event
-    return isinstance(accepted, ResponseAccepted) and accepted.request.get("store") is not False
+    return (
+        isinstance(accepted, ResponseAccepted)
+        and accepted.tenant == tenant
+        and accepted.request.get("store") is not False
+    )
 
 
 def _is_agent(state: State, asked: Asked) -> bool:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from orchestrator import budgets, reply
+from orchestrator import budgets
 from orchestrator.budgets import Spent
 from orchestrator.events import (
     AnyEvent,
@@ -45,6 +45,7 @@ from orchestrator.events import (
     ToolResult,
 )
 from orchestrator.journal import Recorded
+from serving import reply
 from serving.config import AgentLimits
 from serving.errors import Unavailable
 

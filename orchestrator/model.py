@@ -10,15 +10,16 @@ makes text of it, whichever client it came from.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 import msgspec
 
-from router.turn import Decision, TurnRequest, Turns
-from serving.config import TurnType
+from router.tenants import OPEN, Tenant
+from router.turn import Decision, TurnRequest, Turns, Urgency
 from serving.errors import RateLimited, RequestError, Unavailable, UpstreamError, WarmloopError
 from serving.protocol import CHAT, SseSplitter
+from serving.router_config import TurnType
 
 
 class ModelTurn(msgspec.Struct, frozen=True, gc=False):
@@ -28,6 +29,9 @@ class ModelTurn(msgspec.Struct, frozen=True, gc=False):
     conversation: str
     request_id: str
     turn_type: TurnType
+    agent: str = ""
+    tenant: str = ""
+    urgency: Urgency = "interactive"
 
 
 class Routed(msgspec.Struct, frozen=True, gc=False):
@@ -129,8 +133,10 @@ _chunk = msgspec.json.Decoder(_Chunk)
 class RouterModel:
     """Asks engines through the router."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: Turns, tenant: Callable[[str], Tenant] = lambda _: OPEN) -> None:
+        """`tenant` knows tenants by their names."""
         self._turns = turns
+        self._tenant = tenant
 
     async def turn(self, turn: ModelTurn) -> AsyncGenerator[ModelEvent, None]:
         request = TurnRequest(
@@ -139,6 +145,10 @@ class RouterModel:
             request_id=turn.request_id,
             session=turn.conversation,
             turn_type=turn.turn_type,
+            agent=turn.agent,
+            tenant=self._tenant(turn.tenant),
+            urgency=turn.urgency,
+            inner=True,
         )
         try:
             async with self._turns.open(request) as answer:

@@ -19,8 +19,8 @@ from orchestrator.model import (
     Routed,
     TextDelta,
 )
-from orchestrator.reply import REPLY, arguments_of
 from router.turn import Decision
+from serving.reply import REPLY, arguments_of
 
 Scripted = ModelEvent | BaseException | Awaitable[object]
 Script = Callable[[ModelTurn], Iterable[Scripted]]

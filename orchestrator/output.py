@@ -13,7 +13,7 @@ from __future__ import annotations
 from orchestrator.events import Item, ModelResult, OutputDelta, ToolResult
 from orchestrator.machine import replies
 from orchestrator.output_items import Emitted, FunctionCall, FunctionCallOutput, Message
-from orchestrator.reply import REPLY
+from serving.reply import REPLY
 
 Attempt = tuple[int, int]
 """Step and attempt."""

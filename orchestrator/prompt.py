@@ -19,7 +19,6 @@ from typing import Any
 
 import msgspec
 
-from orchestrator import reply
 from orchestrator.events import (
     Call,
     HistoryImported,
@@ -29,6 +28,7 @@ from orchestrator.events import (
     ToolResult,
 )
 from orchestrator.machine import Shown, replies
+from serving import reply
 from serving.errors import BadRequest
 
 Message = dict[str, Any]

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from orchestrator.events import Item
 from orchestrator.inbound import Inbound, unsupported, wrong
-from orchestrator.reply import REPLY
+from serving.reply import REPLY
 
 
 class TextPart(Inbound):

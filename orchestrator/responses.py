@@ -29,11 +29,13 @@ from orchestrator.clock import Clock
 from orchestrator.conversations import Conversations
 from orchestrator.events import ResponseAccepted
 from orchestrator.inbound import validate
-from orchestrator.intake import Acceptor, Intake
+from orchestrator.intake import Acceptor, Caller, Intake
 from orchestrator.journal import Journal, JournalFull, ResponseRef
 from orchestrator.projection import Projection
 from orchestrator.response_request import CreateRequest
 from orchestrator.response_stream import at_end, now, sse
+from router import deadlines
+from router.access import tenant_of
 from serving.config import StackConfig
 from serving.errors import BadRequest, NotFound, TooLarge, Unavailable
 
@@ -59,15 +61,16 @@ def build_routes(
 
     @routes.post("/v1/responses")
     async def create(request: Request) -> Response:
-        return await api.create(await body_of(request, limit), key_of(request))
+        caller = caller_of(request)
+        return await api.create(await body_of(request, limit), key_of(request), caller)
 
     @routes.get("/v1/responses/{response_id}")
     async def retrieve(response_id: str, request: Request) -> Response:
         return await api.retrieve(response_id, request)
 
     @routes.post("/v1/responses/{response_id}/cancel")
-    async def cancel(response_id: str) -> Response:
-        return await api.cancel(response_id)
+    async def cancel(response_id: str, request: Request) -> Response:
+        return await api.cancel(response_id, tenant_of(request.scope).name)
 
     @routes.get("/v1/responses/{response_id}/input_items")
     async def input_items(response_id: str, request: Request) -> Response:
@@ -75,11 +78,13 @@ def build_routes(
 
     @routes.post("/v1/conversations")
     async def create_conversation(request: Request) -> Response:
-        return as_json(await conversations.create(await body_of(request, limit)))
+        tenant = tenant_of(request.scope).name
+        return as_json(await conversations.create(await body_of(request, limit), tenant))
 
     @routes.get("/v1/conversations/{conversation_id}")
-    async def retrieve_conversation(conversation_id: str) -> Response:
-        return as_json(await conversations.retrieve(conversation_id))
+    async def retrieve_conversation(conversation_id: str, request: Request) -> Response:
+        tenant = tenant_of(request.scope).name
+        return as_json(await conversations.retrieve(conversation_id, tenant))
 
     return routes
 
@@ -115,10 +120,10 @@ class ResponsesApi:
         self._worker = worker
         self._intake = intake
 
-    async def create(self, body: bytes, key: str) -> Response:
+    async def create(self, body: bytes, key: str, caller: Caller) -> Response:
         request = validate(CreateRequest, body)
         fingerprint = hashlib.sha256(body).hexdigest()[:32]
-        ref = await self._intake.accept(request, key, fingerprint)
+        ref = await self._intake.accept(request, key, fingerprint, caller, len(body))
         if request.stream:
             return self._stream(ref, -1)
         if request.background:
@@ -126,19 +131,19 @@ class ResponsesApi:
         return as_json(await at_end(self._journal, ref))
 
     async def retrieve(self, response_id: str, request: Request) -> Response:
-        ref, projection = await self._find(response_id)
+        ref, projection = await self._find(response_id, tenant_of(request.scope).name)
         query = request.query_params
         if query.get("stream", "").lower() not in ("true", "1"):
             return as_json(projection.response())
         seen = query.get("starting_after", request.headers.get("last-event-id", "-1"))
         return self._stream(ref, integer("starting_after", seen, -1))
 
-    async def cancel(self, response_id: str) -> Response:
+    async def cancel(self, response_id: str, tenant: str) -> Response:
         """The response as it is after its end, or, when a tool will not let go, in progress.
 
         Cancelling what has ended changes nothing, as often as it is done.
         """
-        ref, projection = await self._find(response_id)
+        ref, projection = await self._find(response_id, tenant)
         if not projection.finished:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CANCEL_PATIENCE_S):
@@ -147,7 +152,7 @@ class ResponsesApi:
         return as_json(projection.response())
 
     async def input_items(self, response_id: str, request: Request) -> Response:
-        _, projection = await self._find(response_id)
+        _, projection = await self._find(response_id, tenant_of(request.scope).name)
         accepted = projection.accepted
         items = input_items_of(accepted) if accepted else []
         query = request.query_params
@@ -177,13 +182,14 @@ class ResponsesApi:
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         )
 
-    async def _find(self, response_id: str) -> tuple[ResponseRef, Projection]:
+    async def _find(self, response_id: str, tenant: str) -> tuple[ResponseRef, Projection]:
+        """Raises NotFound, also for a response of another tenant."""
         ref = await self._journal.find_response(response_id)
         projection = await now(self._journal, ref) if ref else None
         accepted = projection.accepted if projection else None
         if ref is None or projection is None or accepted is None:
             raise _unknown(response_id)
-        if accepted.request.get("store") is False:
+        if accepted.tenant != tenant or accepted.request.get("store") is False:
             raise _unknown(response_id)
         return ref, projection
 
@@ -219,6 +225,13 @@ def integer(param: str, text: str, lowest: int) -> int:
     if value < lowest:
         raise BadRequest(f"{param}: {text[:40]!r} is not a number from {lowest} up", param=param)
     return value
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks, and how urgently. Raises BadRequest."""
+    tenant, headers = tenant_of(request.scope), request.headers
+    urgency = deadlines.urgency_of(headers, tenant)
+    return Caller(tenant, urgency, deadlines.seconds_of(headers, None))
 
 
 def key_of(request: Request) -> str:

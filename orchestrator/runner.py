@@ -44,7 +44,7 @@ from orchestrator.model import ModelClient, ModelError, ModelTurn, Routed
 from orchestrator.prompt import Prompt, overrides
 from orchestrator.tools import Ran, Ready
 from router.turn import Decision
-from serving.config import Prices
+from serving.config import AgentLimits, Prices
 
 T = TypeVar("T")
 log = logging.getLogger("warmloop.worker")
@@ -86,6 +86,7 @@ class Runner:
         self.fenced = False
         self._shared = shared
         self._clock = shared.clock
+        self._limits = _limits(agent, state)
         self._overrides: dict[str, Any] | None = None
         self._pending: list[AnyEvent] = []
         self._lock = asyncio.Lock()
@@ -138,7 +139,7 @@ class Runner:
         try:
             while not self.stopping:
                 now = self._clock.now()
-                step = next_step(self.state, self.agent.limits, self.agent.tools.kinds, now)
+                step = next_step(self.state, self._limits, self.agent.tools.kinds, now)
                 match step:
                     case CallModel():
                         await self._call_model(step)
@@ -226,6 +227,9 @@ class Runner:
             self.lease.conversation,
             f"{run.response_id}-{step.step}-{step.attempt}",
             turn_type,
+            self.agent.name if self.agent.version is not None else "",
+            self.state.tenant,
+            run.request.get("urgency", "interactive"),
         )
         answer = self._answer = Answer(step.step, step.attempt)
         self._first_at = 0.0
@@ -280,6 +284,8 @@ class Runner:
         text, calls, done = answer.whole()
         now = self._clock.now()
         model = self._decision.model if self._decision else ""
+        # Of a small model's answer that was asked again: paid for, though nobody saw it.
+        spent = self._decision.spent_usd if self._decision else 0.0
         prices = self._shared.prices.get(model, FREE)
         prompt, cached, output = done.prompt_tokens, done.cached_tokens, done.output_tokens
         return ModelResult(
@@ -292,8 +298,8 @@ class Runner:
             prompt_tokens=prompt,
             cached_tokens=cached,
             output_tokens=output,
-            cost_usd=prices.cost_usd(prompt=prompt, cached=cached, output=output),
-            uncached_cost_usd=prices.cost_usd(prompt=prompt, cached=0, output=output),
+            cost_usd=spent + prices.cost_usd(prompt=prompt, cached=cached, output=output),
+            uncached_cost_usd=spent + prices.cost_usd(prompt=prompt, cached=0, output=output),
             seconds=now - began,
             first_token_s=self._first_at - began if self._first_at else 0.0,
         )
@@ -386,7 +392,7 @@ class Runner:
             await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _run_tool(self, step: RunTools, ready: Ready) -> Ran:
-        limits = self.agent.limits
+        limits = self._limits
         return await self.agent.tools.run(
             ready,
             self._key(step, ready.call),
@@ -435,7 +441,7 @@ class Runner:
         run = self.state.run
         if run is None:
             return None
-        limits = self.agent.limits
+        limits = self._limits
         left_s = budgets.deadline(run.spent, limits) - self._clock.now()
 
         def expire() -> None:
@@ -448,3 +454,12 @@ class Runner:
             self._interrupt()
 
         return self._clock.call_later(max(0.0, left_s), expire)
+
+
+def _limits(agent: Agent, state: State) -> AgentLimits:
+    """The agent's, and the deadline that the request came with."""
+    limits = agent.limits
+    deadline_s = state.run.request.get("deadline_s") if state.run is not None else None
+    if deadline_s is None or deadline_s >= limits.max_seconds:
+        return limits
+    return limits.model_copy(update={"max_seconds": deadline_s})

@@ -21,8 +21,9 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -32,7 +33,8 @@ from serving import preflight, weights
 from serving.config import ModelConfig, StackConfig, home
 from serving.discovery import needs_ray
 from serving.engines import guardian
-from serving.engines.process import free_port, meaningful
+from serving.engines.ports import free_port
+from serving.engines.process import meaningful
 from serving.errors import ConfigError, EngineError, WarmloopError
 from serving.local_cluster import LocalCluster
 
@@ -56,6 +58,11 @@ class RunFile(msgspec.Struct, frozen=True):
     state: Literal["starting", "ready"] = "starting"
     created: float = 0.0
     """When the process began, in Unix seconds: its id alone may be another one's by now."""
+
+    @property
+    def folder(self) -> Path:
+        """The stack's folder."""
+        return home() / "stacks" / self.name
 
     def process(self) -> psutil.Process | None:
         """The supervisor; None when it has ended."""
@@ -95,10 +102,13 @@ def find(name: str | None) -> RunFile:
     return stacks[0]
 
 
-def get_json(url: str, timeout_s: float = 5.0) -> dict[str, Any] | None:
+def get_json(
+    url: str, timeout_s: float = 5.0, headers: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any] | None:
     """GET a JSON object from our own front door; None while it does not answer."""
+    request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 our own http URL
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310 our own http URL
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
             found = json.load(answer)
     except (OSError, ValueError):
         return None
@@ -270,7 +280,7 @@ class Supervisor:
     def _wait_ready(self) -> bool:
         """Poll the front door until every model has its replicas; False when told to stop."""
         waiting = {
-            name: 1 if model.engine == "external" else model.replicas
+            name: 1 if model.engine == "external" else model.first_replicas
             for name, model in self._config.models.items()
         }
         started = time.monotonic()

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 
 from orchestrator.tools import Tool, from_function
-from serving.config import nearest
 from serving.errors import ConfigError
+from serving.sections import nearest
 
 
 def load(spec: str, tool_path: Path | None, *, where: str = "tools") -> Tool:

@@ -30,11 +30,12 @@ import pydantic
 import pydantic_core
 from typing_extensions import TypedDict
 
-from orchestrator import reply
 from orchestrator.events import Call
 from orchestrator.machine import ToolKind
-from serving.config import nearest
+from serving import reply
 from serving.errors import ConfigError
+from serving.schemas import SchemaRefused, register
+from serving.sections import nearest
 
 Outcome = Literal["ok", "error", "timeout"]
 KEY = "idempotency_key"
@@ -145,6 +146,10 @@ def from_function(function: Callable[..., Any]) -> Tool:
         raise ConfigError(f"tool {name!r}: no JSON schema for its parameters: {error}") from None
     schema.setdefault("properties", {})
     schema["additionalProperties"] = False
+    try:
+        register(schema)  # now, and not when the first turn is refused for it
+    except SchemaRefused as refused:
+        raise ConfigError(f"tool {name!r}: its parameters{refused}") from None
     marker: Marker = getattr(function, "__warmloop_tool__", Marker("unsafe", None))
     return Tool(
         name=name,

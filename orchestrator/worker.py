@@ -20,7 +20,7 @@ import logging
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar
@@ -73,6 +73,7 @@ class _Claim:
     task: asyncio.Task[None] | None = None
     cancel_id: str = ""
     again: bool = False
+    at_end: Callable[[], None] | None = None
 
     @property
     def fenced(self) -> bool:
@@ -152,8 +153,11 @@ class Worker:
         *,
         start: ConversationStarted | None = None,
         imported: HistoryImported | None = None,
+        at_end: Callable[[], None] | None = None,
     ) -> Admission:
         """Store a request durably and begin to run it; returns when it is stored.
+
+        `at_end` is called when this process has done with it, if it has stored it.
 
         `start` (and `imported`) open the conversation if its log is empty. With an Idempotency-Key
         that was used before, nothing is stored and the first response is returned. Raises Conflict
@@ -164,7 +168,7 @@ class Worker:
         # In a task of its own: a client that hangs up must not leave a request stored, not run.
         stored: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
         stored.add_done_callback(_look_at)
-        self._spawn(self._answer(stored, self._accept(conversation, accepted, opening)))
+        self._spawn(self._answer(stored, self._accept(conversation, accepted, opening, at_end)))
         return await asyncio.shield(stored)
 
     def submit(self, conversation: str) -> None:
@@ -243,7 +247,11 @@ class Worker:
     # -- accepting --
 
     async def _accept(
-        self, conversation: str, accepted: ResponseAccepted, opening: Sequence[AnyEvent]
+        self,
+        conversation: str,
+        accepted: ResponseAccepted,
+        opening: Sequence[AnyEvent],
+        at_end: Callable[[], None] | None,
     ) -> Admission:
         if accepted.idempotency_key:
             known = await self._journal.find_idempotent(accepted.idempotency_key)
@@ -258,6 +266,7 @@ class Worker:
         except BaseException:
             await self._leave(claim)
             raise
+        claim.at_end = at_end
         self._begin(claim)
         return Admission(ref, created=True)
 
@@ -360,6 +369,8 @@ class Worker:
         """Give the lease up, keep the state if it is true, and let others claim."""
         conversation = claim.conversation
         runner = claim.runner
+        if claim.at_end is not None:
+            claim.at_end()
         # Only what the log says may be kept: an idle state has nothing that is not stored.
         if runner is not None and runner.is_idle:
             self._parked[conversation] = _Parked(runner.state, runner.prompt)

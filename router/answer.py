@@ -6,13 +6,15 @@ the turn is over. Errors of engines that do not speak OpenAI's envelope are put 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any, Protocol
 
 import msgspec
 
 from router.forward import Upstream
 from router.http1 import Failed
+from router.sent import Sent
 from router.turn import Decision
 from serving.errors import RequestError
 from serving.protocol import Usage, UsageTail, usage_in
@@ -24,16 +26,30 @@ class Watcher(Protocol):
     def used(self, usage: Usage) -> None:
         """The engine reported its token counts."""
 
+    @property
+    def counts_tokens(self) -> bool:
+        """Is it worth counting the events of a stream that may say no usage?"""
+
+    def streamed(self, events: int) -> None:
+        """A stream passed, or a part of it, in which the engine reported nothing."""
+
     def cut(self, failure: Failed) -> RequestError:
         """The answer ended too early; returns what to tell the caller."""
+
+    def continued(self, sent: Sent, failure: Failed) -> AsyncGenerator[bytes, None]:
+        """The same, where the answer may go on behind what was sent. Raises RequestError."""
 
 
 class Answer:
     """A `Dispatched` (see router.turn)."""
 
-    __slots__ = ("_upstream", "_watcher", "_whole", "decision", "headers", "status")
+    __slots__ = ("_sent", "_upstream", "_watcher", "_whole", "decision", "headers", "status")
 
-    def __init__(self, upstream: Upstream, decision: Decision, watcher: Watcher) -> None:
+    def __init__(
+        self, upstream: Upstream, decision: Decision, watcher: Watcher, sent: Sent | None = None
+    ) -> None:
+        """`sent` keeps what was sent of a stream that may be continued elsewhere."""
+        self._sent = sent
         self.decision = decision
         self.status = upstream.status
         headers = {**upstream.headers, **decision.headers()}
@@ -50,7 +66,15 @@ class Answer:
         elif usage := usage_in(self._whole):
             watcher.used(usage)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    @property
+    def is_stream(self) -> bool:
+        return self._upstream.is_stream
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        passing = self._passing() if self._sent is None else self._continuable(self._sent)
+        return self._counted(passing) if self._watcher.counts_tokens else passing
+
+    async def _passing(self) -> AsyncGenerator[bytes, None]:
         if self._whole is not None:
             yield self._whole
             return
@@ -63,6 +87,32 @@ class Answer:
             raise self._watcher.cut(failure) from None
         if self._upstream.is_stream and (usage := tail.usage()):
             self._watcher.used(usage)
+
+    async def _continuable(self, sent: Sent) -> AsyncGenerator[bytes, None]:
+        try:
+            async for chunk in self._upstream.chunks():
+                if whole := sent.feed(chunk):
+                    yield whole
+            if rest := sent.rest():
+                yield rest
+        except Failed as failure:
+            async with aclosing(self._watcher.continued(sent, failure)) as more:
+                async for chunk in more:
+                    yield chunk
+        if usage := sent.usage():
+            self._watcher.used(usage)
+
+    async def _counted(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        """Few clients ask for the usage of a stream: without it, its events are what it cost."""
+        events = 0
+        try:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    events += chunk.count(b"data:")
+                    yield chunk
+        finally:
+            if self._upstream.is_stream:
+                self._watcher.streamed(events)
 
 
 def in_envelope(status: int, body: bytes) -> bytes:

@@ -1,11 +1,14 @@
 """The HTTP surface: which paths there are, and what each says.
 
-    POST /v1/chat/completions  /v1/completions  /v1/messages     plain ASGI (asgi.py)
+    POST /v1/chat/completions  /v1/completions  /v1/messages     wire.py, below ASGI
     GET  /v1/models  /v1/models/{id}                             what clients can ask for
     GET  /health     this process runs; the engines as it sees them
     GET  /ready      200 when some engine takes turns, else 503
     GET  /metrics    Prometheus
-    and whatever `extra_routes` (FastAPI) and `extra_asgi` (by exact path) bring
+    POST /v1/tools/check                                         tool_check.py
+    POST /v1/warmloop/outcomes                                   outcomes.py
+    POST /v1/load_lora_adapter  /v1/unload_lora_adapter          adapters.py, by `extra_routes`
+    and whatever else `extra_routes` (FastAPI) and `extra_asgi` (by exact path) bring
 
 `build()` makes the application; it starts nothing. Whoever builds it starts the router and the
 table, in `lifespan` or around the server.
@@ -24,13 +27,17 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from router.asgi import Forwarding, Gate, MethodNotAllowed, error_body, internal
+from router import outcomes, tool_check, tool_plan
+from router.access import Access, may_look, tenant_of, visible
+from router.asgi import Gate
+from router.auto import AutoTurns
 from router.dispatch import Router
+from router.refusals import MethodNotAllowed, error_body, internal
 from router.tiers import AUTO
 from router.turn import Turns
-from serving.config import nearest
+from router.wire import Forwarding
 from serving.errors import BadRequest, NotFound, RequestError, Unavailable
-from serving.protocol import ROUTES
+from serving.sections import nearest
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -43,15 +50,22 @@ async def _nothing(_: FastAPI) -> AsyncIterator[None]:
 def build(
     router: Router,
     *,
+    auto: AutoTurns | None = None,
     turns: Turns | None = None,
     extra_routes: Sequence[APIRouter] = (),
     extra_asgi: Mapping[str, ASGIApp] | None = None,
     lifespan: Lifespan | None = None,
-) -> ASGIApp:
-    """The application. `turns` serves the forwarding routes; default: the router itself.
+    access: Access | None = None,
+) -> Gate:
+    """The application, for `server.server`.
 
-    Hand in another `Turns` to take some turns before the router does (agents as models).
+    `auto` decides `model: auto`; default: one that forgets at a restart. `turns` serves the
+    forwarding routes; default: `auto`. Hand in another `Turns` to take some turns before it does
+    (agents as models), and an `access` that somebody starts, so that changes of the keys are
+    noticed.
     """
+    auto = auto or AutoTurns(router)
+    access = access or Access(router.config)
     app = FastAPI(
         title="Warmloop",
         docs_url=None,
@@ -63,10 +77,13 @@ def build(
     _answer_errors(app)
     app.include_router(_model_routes(router))
     app.include_router(_operator_routes(router))
+    tools = router.config.tools
+    app.include_router(outcomes.routes(auto.ledger, lambda request: tenant_of(request.scope)))
+    app.include_router(tool_check.routes(tool_plan.bounds_of(tools), tools.max_tools))
     for routes in extra_routes:
         app.include_router(routes)
-    forwarding = Forwarding(turns or router, router.config.front.max_body_bytes, router.report)
-    return Gate({**dict.fromkeys(ROUTES, forwarding), **(extra_asgi or {})}, app)
+    forwarding = Forwarding(turns or auto, router.config, router.report, access, router.clock)
+    return Gate(forwarding, extra_asgi or {}, app)
 
 
 def _model_routes(router: Router) -> APIRouter:
@@ -80,31 +97,34 @@ def _model_routes(router: Router) -> APIRouter:
             "created": created,
             "owned_by": "warmloop",
         }
-        config = router.config.models.get(name)
+        parent = None if name in router.config.models else router.catalogue.parent(name)
+        config = router.config.models.get(parent or name)
+        if parent is not None:
+            model["parent"] = parent
         if config is not None:
             model["tier"] = config.tier
             model["engine"] = config.engine
             model["context_tokens"] = config.context_tokens
-            model["ready_replicas"] = len(router.fleet().ready(name))
+            model["ready_replicas"] = len(router.catalogue.fleet().ready(name))
         elif name == AUTO:
             model["tier"] = "auto"
-        elif name in router.also_models():
+        elif name in router.catalogue.also_models():
             model["owned_by"] = "warmloop-agent"
         return model
 
-    def names() -> list[str]:
-        adapters = sorted(router.fleet().adapters)
-        return list(dict.fromkeys([*router.config.models, AUTO, *adapters, *router.also_models()]))
+    def names(request: Request) -> list[str]:
+        return visible(tenant_of(request.scope), router.catalogue.names(), router.catalogue.parent)
 
     @routes.get("/v1/models")
-    async def list_models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [describe(name) for name in names()]})
+    async def list_models(request: Request) -> JSONResponse:
+        return JSONResponse({"object": "list", "data": [*map(describe, names(request))]})
 
     @routes.get("/v1/models/{name:path}")
-    async def one_model(name: str) -> JSONResponse:
-        if name not in names():
+    async def one_model(name: str, request: Request) -> JSONResponse:
+        known = names(request)
+        if name not in known:
             raise NotFound(
-                f"model: {name[:80]!r} is not known; {nearest(name, names())}",
+                f"model: {name[:80]!r} is not known; {nearest(name, known)}",
                 param="model",
                 code="model_not_found",
             )
@@ -126,34 +146,65 @@ def _operator_routes(router: Router) -> APIRouter:
                 "url": e.url,
                 "state": e.state,
                 "reason": e.reason,
+                "adapters": e.adapters,
                 "ejected": router.health.ejected(e.replica),
+                "breaker": router.health.condition(e.replica),
+                "breaker_reason": router.health.why(e.replica),
                 "inflight": inflight.get(e.replica, 0),
                 "running": e.load.running,
                 "waiting": e.load.waiting,
                 "kv_usage": e.load.kv_usage,
                 "queried_tokens": e.load.queried_tokens,
                 "hit_tokens": e.load.hit_tokens,
+                "restarts": e.restarts,
+                "retry_at": e.retry_at,
+                "round": e.round,
             }
-            for e in router.fleet().engines
+            for e in router.catalogue.fleet().engines
         ]
 
     @routes.get("/health")
-    async def health() -> JSONResponse:
+    async def health(request: Request) -> JSONResponse:
+        if not may_look(request.scope):
+            return JSONResponse({"status": "ok"})
         return JSONResponse(
             {
                 "status": "ok",
                 "stack": router.config.name,
                 "inflight": router.admission.total,
-                "sessions": len(router.sessions),
+                "queued": router.scheduler.queued,
+                "sessions": len(router.scheduler.programs),
+                "boundaries": len(router.scheduler.warmth),
+                "peers": router.outside.peers.present if router.outside.peers else 0,
+                "kv_events": {
+                    "replicas": router.kv.replicas,
+                    "blocks": router.outside.residency.blocks,
+                    "gaps": router.kv.gaps,
+                },
                 "engines": engines(),
+                "adapters": [
+                    {
+                        "name": name,
+                        "model": router.catalogue.parent(name),
+                        "ready_replicas": len(router.catalogue.fleet().ready(name)),
+                        "problem": router.known.problems.get(name, ""),
+                    }
+                    for name in router.catalogue.adapters()
+                ],
             }
         )
 
     @routes.get("/ready")
-    async def ready() -> JSONResponse:
-        fleet = router.fleet()
+    async def ready(request: Request) -> JSONResponse:
+        fleet = router.catalogue.fleet()
+        if not may_look(request.scope):
+            if not fleet.ready_names:
+                raise Unavailable("no engine is ready", retry_after_s=5)
+            return JSONResponse({"status": "ready"})
         if not fleet.ready_names:
-            why = "; ".join(f"{model}: {fleet.why_not(model)}" for model in router.config.models)
+            why = "; ".join(
+                f"{model}: {router.catalogue.why_not(model)}" for model in router.config.models
+            )
             raise Unavailable(f"no engine is ready: {why}", retry_after_s=5)
         return JSONResponse({"status": "ready", "models": sorted(fleet.ready_names)})
 
@@ -203,7 +254,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     async def defect(request: Request, _: Exception) -> Response:
         # Starlette raises the exception again after this answer, and the Gate logs it.
-        return answer(request, internal(request.scope))
+        return answer(request, internal(request.scope["warmloop.request_id"]))
 
     app.add_exception_handler(RequestError, ours)
     app.add_exception_handler(HTTPException, starlettes)

@@ -1,87 +1,79 @@
 """Router: one turn from its bytes to an engine's answer. The story of every request:
 
-    parse → identity → tier → admission → [ placement → forward ] → answer
-                                          └── again on another replica, while no byte has come
+    parse → identity → slot → [ placement → forward ] → answer
+                                          ├── again on another replica, while no byte has come
+                                          └── or from the text that was sent (continued)
 
     Router(config: StackConfig, table: EngineTable, *,
-           also_models: Callable[[], Sequence[str]] = ..., clock=time.monotonic, sink=stderr)
+           also_models: Callable[[], Sequence[str]] = ..., known: KnownAdapters = ...,
+           clock=time.monotonic, sink=stderr)
     await router.start() / await router.stop()      # its connections; the table is the caller's
     async with router.open(turn) as answer: ...     # router.turn.Turns
 
-What is decided is decided by pure functions (tiers, placement) on snapshots; this module makes
-them happen, and says of each turn what happened: in the headers, the log line and the metrics.
+What is decided is decided by pure functions (placement) on snapshots; this module makes it happen,
+and says of each turn what happened: in the headers, the log line and the metrics. Turns come with
+their model: `model: auto` is decided one layer above, in auto.py.
 
 An engine is ejected when it refuses, is silent or is cut. A 5xx answer ejects it only after another
 replica has answered the same turn: a request that kills every engine it meets must not take the
-fleet out. 503 means a full queue and ejects nobody.
+fleet out. 503 means a full queue and ejects nobody. A second attempt needs room in the budget for
+retries (retry_budget).
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
-from router import logs, placement, rewrites, tiers
-from router.admission import Admission, Permit
+import msgspec
+
+from router import engine_order, isolation, logs, rewrites, tiers
+from router.adapter_set import KnownAdapters
 from router.answer import Answer
-from router.fleet import Fleet, wire_name
+from router.catalogue import NOT_READY_RETRY_S, Catalogue, not_ready
+from router.content import Content
+from router.continuable import ROUTES as CONTINUABLE
+from router.continued import prepare
+from router.course import Course
+from router.deadlines import until
+from router.fleet import wire_name
 from router.forward import Forwarder, Upstream
 from router.health import Clock, Health
 from router.http1 import Cause, Failed
-from router.identity import Identity, Sessions
+from router.identity import Identity
+from router.kv_listeners import KvListeners
+from router.limits import Hold, Limits
 from router.metrics import Metrics
-from router.turn import Decision, TurnRequest
-from serving.config import StackConfig, nearest
+from router.retry_budget import RetryBudget
+from router.scheduler import Claim, Placed, Scheduler, Slot
+from router.sent import Sent
+from router.tenants import OPEN
+from router.tier_prices import Quote
+from router.tool_again import Again
+from router.tool_answer import ToolAnswer
+from router.tool_plan import ToolPlan, ToolPlans
+from router.tool_whole import checked_whole
+from router.turn import Decision, Dispatched, TurnRequest
+from serving.config import StackConfig
 from serving.errors import (
-    NotFound,
+    Overloaded,
     RequestError,
     Unavailable,
     UpstreamError,
     UpstreamTimeout,
 )
-from serving.protocol import AnyAsk, Usage, parse
+from serving.protocol import MESSAGES, AnyAsk, parse
 from serving.table import Engine, EngineTable
 
 _HUNG_UP = 499  # nginx's status for it; only ever in the log
-_NOT_READY_RETRY_S = 5.0
-
-
-@dataclass(slots=True)
-class _Course:
-    """One turn on its way through this module, and what is known of it so far."""
-
-    router: Router
-    turn: TurnRequest
-    record: logs.TurnRecord
-    permit: Permit
-    ask: AnyAsk
-    identity: Identity
-    tiering: tiers.Tiering
-    engine: Engine | None = None
-    """The one that is being tried, or that answered."""
-    suspects: list[Engine] = field(default_factory=list)
-    """Those that answered 5xx."""
-
-    @property
-    def model(self) -> str:
-        return self.tiering.model
-
-    def used(self, usage: Usage) -> None:
-        self.record.prompt_tokens = usage.prompt_tokens
-        self.record.cached_tokens = usage.cached_tokens
-        self.record.output_tokens = usage.output_tokens
-        assert self.engine is not None  # noqa: S101  an answer comes from somewhere
-        held = usage.prompt_tokens + usage.output_tokens
-        self.router.sessions.grew(self.model, self.identity, self.engine.replica, held)
-
-    def cut(self, failure: Failed) -> RequestError:
-        assert self.engine is not None  # noqa: S101  an answer comes from somewhere
-        self.router.eject(self.engine, failure.cause)
-        error = UpstreamTimeout if failure.cause == "timeout" else UpstreamError
-        return error(f"engine {self.engine.replica} failed in mid-answer: {failure.detail}")
+_LOOK_AGAIN_S = 0.1
+_TOKENIZE_S = 5.0
+"""For a count that is nice to have."""
 
 
 class Router:
@@ -93,58 +85,84 @@ class Router:
         table: EngineTable,
         *,
         also_models: Callable[[], Sequence[str]] = lambda: (),
+        known: KnownAdapters | None = None,
         clock: Clock = time.monotonic,
         sink: logs.Sink = logs.to_stderr,
     ) -> None:
         self.config = config
         self.table = table
-        self.also_models = also_models
-        self.admission = Admission(config.front.max_inflight)
-        self.health = Health(config.router.eject_s, clock)
-        self.sessions = Sessions(config.router.max_sessions)
-        self.metrics = Metrics(table.snapshot, lambda: self.admission.total)
+        self.known = known or KnownAdapters(config)
+        self.catalogue = Catalogue(config, table, self.known, also_models, self._keep_only)
+        failure = config.router.failure
+        self.health = Health(config.router.eject_s, clock, max_eject_s=failure.max_eject_s)
+        self.retries = RetryBudget(
+            failure.retry_share, failure.retry_floor, failure.retry_window_s, clock
+        )
+        self.scheduler = Scheduler(
+            config.router,
+            config.front.max_inflight,
+            lambda model: self.catalogue.fleet().ready(model),
+            self.health,
+            clock,
+            replicas=lambda: self.catalogue.fleet().replicas,
+            slots=lambda model: _slots(config, model),
+        )
+        self.outside = self.scheduler.outside
+        self.kv = KvListeners(
+            table.snapshot, self.outside.residency, listen=config.router.kv_events.listen
+        )
+        self.admission = self.scheduler.admission
+        self.limits = Limits(config.tenants, config.admission, clock)
+        self.metrics = Metrics(
+            table.snapshot,
+            lambda: self.admission.total,
+            self.health.condition,
+            lambda: self.scheduler.queued,
+        )
         self._forwarder = Forwarder(config.front)
-        self._clock = clock
+        self._tool_plans = ToolPlans(config.tools)
+        self.clock = clock
         self._sink = sink
-        self._fleet = Fleet()
 
     async def start(self) -> None:
-        """Nothing to do yet: connections are opened by the turns that need them. Idempotent."""
+        """Listen to engines and peers; connections are opened by the turns. Idempotent."""
+        await self.kv.start()
+        if self.outside.peers is not None:
+            await self.outside.peers.start()
 
     async def stop(self) -> None:
         """Close all connections to engines, also those in use. Idempotent."""
+        if self.outside.peers is not None:
+            await self.outside.peers.stop()
+        await self.kv.stop()
         self._forwarder.close()
 
-    def fleet(self) -> Fleet:
-        """The table's newest snapshot, indexed; rebuilt only when the table has a new one."""
-        snapshot = self.table.snapshot()
-        if snapshot != self._fleet.engines:  # cheap: engines that did not change are identical
-            self._fleet = Fleet(snapshot)
-            self.health.keep_only(self._fleet.replicas)
-        return self._fleet
+    def _keep_only(self, replicas: Collection[str]) -> None:
+        self.health.keep_only(replicas)
+        self.scheduler.keep_only(replicas)
 
-    def require_ready(self, model: str) -> None:
-        """Raises Unavailable when no engine could take a turn for `model` (or `auto`) now."""
-        fleet = self.fleet()
-        models = self.config.models if model == tiers.AUTO else (model,)
-        if not any(fleet.ready(name) for name in models):
-            why = "; ".join(f"{name}: {fleet.why_not(name)}" for name in models)
-            raise _not_ready(model, why)
+    def quote(self, content: Content, model: str) -> Quote:
+        """What a turn that says this would find on `model`. Changes nothing."""
+        return Quote(*self.scheduler.expected_tokens(model, content))
 
     @asynccontextmanager
-    async def open(self, turn: TurnRequest) -> AsyncGenerator[Answer]:
+    async def open(self, turn: TurnRequest) -> AsyncGenerator[Dispatched]:
         """See `Turns.open`."""
-        started = self._clock()
-        record = logs.TurnRecord(logs.utc_now(), turn.request_id, turn.path)
+        started = self.clock()
+        record = logs.TurnRecord(logs.utc_now(), turn.request_id, turn.path, agent=turn.agent)
+        record.tenant = turn.tenant.name
+        course: Course | None = None
+        self.retries.request()
         try:
-            with self.admission.admit() as permit:
-                course = self._course(turn, record, permit)
-                upstream, reason = await self._attempt(course)
-                record.first_byte_s = round(self._clock() - started, 6)
-                try:
-                    yield self._answered(course, upstream, reason)
-                finally:
-                    upstream.close()
+            course = self._course(turn, record)
+            with course.hold, self._entered(course) as course.slot:
+                async with until(turn.deadline_s, self.clock):
+                    upstream, placed = await self._attempt(course, course.slot)
+                    record.first_byte_s = round(self.clock() - started, 6)
+                    try:
+                        yield await self._answered(course, course.slot, upstream, placed)
+                    finally:
+                        course.close()
         except RequestError as error:
             record.status = record.status or error.status
             record.error = error.code or error.type
@@ -154,8 +172,12 @@ class Router:
             record.error = "hung_up"
             raise
         finally:
-            record.total_s = round(self._clock() - started, 6)
+            if course is not None:
+                course.left()
+            record.total_s = round(self.clock() - started, 6)
             record.status = record.status or 500
+            if turn.on_end is not None:
+                turn.on_end(record)
             # The last bytes leave at the end of the loop's turn; the books are kept after that.
             asyncio.get_running_loop().call_soon(self.report, record)
 
@@ -165,127 +187,273 @@ class Router:
         logs.write(record, self._sink)
 
     def eject(self, engine: Engine, cause: Cause) -> None:
-        """No turns for this replica for a while."""
-        self.health.eject(engine.replica)
-        self.metrics.ejected(engine.model, cause)
+        """No turns for this replica for a while; those that it had may each move once."""
+        if self.health.eject(engine.replica, cause):
+            self.retries.grant(self.admission.by_replica.get(engine.replica, 0))
+            self.metrics.ejected(engine.model, cause)
+            self.scheduler.closed(engine.replica)
 
-    def _course(self, turn: TurnRequest, record: logs.TurnRecord, permit: Permit) -> _Course:
+    def _course(self, turn: TurnRequest, record: logs.TurnRecord) -> Course:
         """Everything that can be decided before a replica is: what is asked, by whom, of which."""
-        ask = parse(turn.path, turn.body)
-        identity = self.sessions.identify(turn, ask)
+        parsed = turn.parsed
+        if parsed is not None:
+            ask, content = parsed.ask, parsed.content
+        else:
+            ask, content = parse(turn.path, turn.body), None
+        if turn.tenant is not OPEN and not turn.inner:
+            self._check_tenant(turn, ask)
+        identity = self.scheduler.sessions.identify(turn, ask, content)
         record.identity = identity.source
-        fleet = self.fleet()
-        turn_type = turn.turn_type or tiers.declared(turn.headers.get(tiers.TURN_HEADER))
-        if ask.model == tiers.AUTO:
-            turn_type = turn_type or tiers.inferred(ask)
-        elif ask.model not in self.config.models and ask.model not in fleet.adapters:
-            raise self._unknown(ask.model, fleet)
-        tiering = tiers.choose(
-            ask.model, turn_type, self.config.models, fleet.ready_names, self.config.router
+        model = ask.model
+        parent = None if model in self.config.models else self.catalogue.parent(model)
+        if parent is None and model not in self.config.models:
+            raise self.catalogue.unknown(model, turn.tenant)
+        record.turn_type = (
+            turn.turn_type or tiers.declared(turn.headers.get(tiers.TURN_HEADER)) or ""
         )
-        record.turn_type = turn_type or ""
-        record.model = tiering.model
-        return _Course(self, turn, record, permit, ask, identity, tiering)
+        record.model, record.adapter = parent or model, model if parent else ""
+        if turn.tier is not None:
+            tiers.note(record, turn.tier)
+        plan = self._tool_plans.plan(turn.path, ask, self.config.models[record.model])
+        claim = Claim(
+            model,
+            identity,
+            len(turn.body),
+            turn.tenant,
+            turn.urgency,
+            streams=bool(ask.stream),
+        )
+        return Course(self, turn, record, ask, claim, plan, self._hold(turn, identity))
 
-    def _unknown(self, model: str, fleet: Fleet) -> NotFound:
-        if model.partition("@")[0] in self.also_models():
-            return NotFound(
-                f"model: {model[:80]!r} is an agent; "
-                "send it to /v1/responses or /v1/chat/completions",
-                param="model",
-                code="model_not_found",
+    def _check_tenant(self, turn: TurnRequest, ask: AnyAsk) -> None:
+        """May it ask for this? What it may not use is to it as if it were not there."""
+        asked = tiers.AUTO if turn.tier is not None else ask.model
+        if not turn.tenant.may_use(asked, self.catalogue.parent(asked)):
+            raise self.catalogue.unknown(asked, turn.tenant)
+        isolation.check_fields(ask)
+
+    def _entered(self, course: Course) -> Slot:
+        self._shed(course)
+        return self.scheduler.enter(course.claim)
+
+    def _shed(self, course: Course) -> None:
+        """Refuse at once what would wait too long. Batch turns wait longest, and so go first.
+
+        Raises Overloaded. Turns of agents have time limits of their own.
+        """
+        turn, most_s = course.turn, self.config.admission.max_wait_s
+        if turn.deadline_s is not None:
+            left_s = turn.deadline_s - self.clock()
+            most_s = left_s if most_s is None else min(left_s, most_s)
+        if most_s is None or turn.inner:
+            return
+        wait_s = self.scheduler.wait_s(course.record.model, turn.tenant.name, turn.urgency)
+        if wait_s > most_s:
+            raise Overloaded(
+                f"model {course.model!r} is busy: the request would wait {wait_s:.1f} s, and may "
+                f"wait {max(0.0, most_s):.1f} s (its deadline, or admission.max_wait_s)",
+                retry_after_s=wait_s,
             )
-        names = [tiers.AUTO, *self.config.models, *fleet.adapters, *self.also_models()]
-        return NotFound(
-            f"model: {model[:80]!r} is not known; {nearest(model, names)}"
-            " (GET /v1/models lists all)",
-            param="model",
-            code="model_not_found",
-        )
 
-    async def _attempt(self, course: _Course) -> tuple[Upstream, str]:
-        """Try replicas until one answers; returns the answer, and why that replica."""
+    def _hold(self, turn: TurnRequest, identity: Identity) -> Hold:
+        if turn.inner:
+            return self.limits.inner(turn.tenant)
+        session = turn.session.encode() if turn.session else identity.key
+        return self.limits.enter(turn.tenant, session, len(turn.body))
+
+    async def elsewhere(self, course: Course, failure: Failed) -> tuple[Upstream, Placed]:
+        """For a stream that was cut: a replica that goes on with it, waited for if need be.
+        Raises RequestError."""
+        slot, failed, how = course.slot, course.engine, course.how
+        assert slot and failed and how  # noqa: S101, PT018  its stream was cut
+        until = self.clock() + self.config.router.failure.continue_wait_s
+        cannot = {e.replica for e in self.catalogue.fleet().engines if not how.can_go_to(e.speaks)}
+        while True:
+            # An ejected one may be a last resort for a turn that would be refused without it. Here
+            # the one that was cut is coming back, or another one: that is worth waiting for.
+            out = cannot.copy()
+            fleet = self.catalogue.fleet()
+            out.update(e.replica for e in fleet.engines if self.health.ejected(e.replica))
+            left = {e.replica for e in fleet.ready(course.model)} - out
+            if failure.cause == "status" and left != {failed.replica}:
+                out.add(failed.replica)  # not ejected: it may have been the request's fault
+            if left - out:
+                try:
+                    upstream, placed = await self._attempt(course, slot, failure, out)
+                except RequestError:
+                    if self.clock() >= until or self.retries.left() < 1:
+                        raise
+                else:
+                    if upstream.status >= 400 or not upstream.is_stream:
+                        course.close()
+                        raise UpstreamError(
+                            f"engine {placed.engine.replica} answered {upstream.status}"
+                        )
+                    self._learn(course, slot, upstream, placed)
+                    return upstream, placed
+            elif self.clock() >= until:
+                raise self._exhausted(course, failure)
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _attempt(
+        self, course: Course, slot: Slot, failure: Failed | None = None, out: Collection[str] = ()
+    ) -> tuple[Upstream, Placed]:
+        """Try replicas until one answers; returns the answer, and why that replica.
+
+        `failure` is what happened before, and `out` are replicas not to be tried."""
         knobs = self.config.router
         tried: set[str] = set()
-        failure: Failed | None = None
-        while course.record.attempts < knobs.attempts:
-            ready = self.fleet().ready(course.model)
-            choice = placement.choose(
-                self.health.usable([e for e in ready if e.replica not in tried]),
-                self.admission.by_replica,
-                self.sessions.home(course.model, course.identity),
-                course.identity.key,
-                knobs,
-            )
-            if choice is None:
+        while len(tried) < knobs.attempts:
+            if tried and failure is not None and failure.cause == "busy":
+                # All front doors met the same full queues: they must not come back in step.
+                pause_s = knobs.failure.busy_pause_s * 2.0 ** (len(tried) - 1)
+                await asyncio.sleep(pause_s * (0.5 + random.random()))
+            placed = await slot.place({*out, *tried})
+            if placed is None:
                 break
-            reason = choice.reason
             if failure is not None:
-                reason = f"retry:{failure.cause}"
-                self.metrics.retried(course.model, failure.cause)
-            course.engine = choice.engine
-            course.record.attempts += 1
-            course.record.replica = choice.engine.replica
-            tried.add(choice.engine.replica)
+                if not self.retries.spend():
+                    self.metrics.retry_refused(course.record.model, failure.cause)
+                    raise self._exhausted(course, failure, no_budget=True)
+                placed = msgspec.structs.replace(placed, reason=f"retry:{failure.cause}")
+                self.metrics.retried(course.record.model, failure.cause)
+            course.goes_to(placed)
+            tried.add(placed.engine.replica)
             try:
-                return await self._forward(course, choice.engine), reason
+                course.upstream = await self._forward(course, placed.engine)
+                return course.upstream, placed
             except Failed as failed:
                 failure = failed
                 if failed.cause == "status":
-                    course.suspects.append(choice.engine)
+                    course.suspects.append(placed.engine)
                 elif failed.cause != "busy":
-                    self.eject(choice.engine, failed.cause)
+                    self.eject(placed.engine, failed.cause)
         raise self._exhausted(course, failure)
 
-    async def _forward(self, course: _Course, engine: Engine) -> Upstream:
-        course.permit.use(engine.replica)
-        turn = course.turn
+    async def _forward(self, course: Course, engine: Engine) -> Upstream:
+        source = course.turn.body
         name = wire_name(engine, course.model)
-        body = turn.body if name == course.ask.model else rewrites.alias(turn.body, name)
-        upstream = await self._forwarder.send(
-            engine.url, turn.path, body, turn.headers, turn.request_id
-        )
+        if course.how is not None:
+            tokenize = partial(self._tokenize, course, engine)
+            source, course.rest = await prepare(course.how, engine, name, tokenize)
+        if course.plan is not None:
+            body = course.plan.body(source, name)
+        else:
+            body = source if name == course.ask.model else rewrites.alias(source, name)
+        turn = course.turn
+        body = isolation.apart(body, turn.path, course.ask, turn.tenant, engine)
+        body = engine_order.ranked(body, turn.path, course.ask, engine, course.due_unix_s)
+        course.body = body
+        upstream = await self._send(course, engine, body)
         if upstream.status >= 500:
             upstream.close()
             cause: Cause = "busy" if upstream.status == 503 else "status"
             raise Failed(cause, f"it answered {upstream.status}")
         return upstream
 
-    def _answered(self, course: _Course, upstream: Upstream, reason: str) -> Answer:
-        """Learn from a success, and hand it on."""
-        engine, record = course.engine, course.record
-        assert engine is not None  # noqa: S101  it has just answered
+    async def _send(self, course: Course, engine: Engine, body: bytes) -> Upstream:
+        turn = course.turn
+        mark = course.slot.mark if course.slot is not None else ""
+        if mark and engine.speaks == "sglang" and turn.path != MESSAGES:
+            body = rewrites.marked(body, mark)  # it looks for it in no header
+        return await self._forwarder.send(
+            engine.url, turn.path, body, turn.headers, turn.request_id, mark=mark
+        )
+
+    async def _tokenize(self, course: Course, engine: Engine, question: bytes) -> Any:
+        """The answer of the engine's tokenizer; None where it has none."""
+        try:
+            async with asyncio.timeout(_TOKENIZE_S):
+                upstream = await self._forwarder.send(
+                    engine.url, "/tokenize", question, {}, course.turn.request_id
+                )
+                try:
+                    body = b"".join([chunk async for chunk in upstream.chunks()])
+                finally:
+                    upstream.close()
+            return msgspec.json.decode(body)
+        except (Failed, TimeoutError, msgspec.DecodeError):
+            return None
+
+    def _learn(self, course: Course, slot: Slot, upstream: Upstream, placed: Placed) -> None:
+        """An engine answered: so it lives, and those that did not are to blame for that."""
         for suspect in course.suspects:
             self.eject(suspect, "status")
-        self.health.restore(engine.replica)
-        warm = self.sessions.warm_tokens(course.model, course.identity, engine.replica)
+        course.suspects.clear()
+        self.health.restore(placed.engine.replica)
         if upstream.status < 400:
-            self.sessions.remember(course.model, course.identity, engine.replica)
-        if course.tiering.reason:
-            reason = f"{course.tiering.reason}; {reason}"
-        record.reason, record.status = reason, upstream.status
-        decision = Decision(course.model, engine.replica, engine.url, reason, warm)
-        return Answer(upstream, decision, course)
+            slot.began()
 
-    def _exhausted(self, course: _Course, failure: Failed | None) -> RequestError:
+    async def _answered(
+        self, course: Course, slot: Slot, upstream: Upstream, placed: Placed
+    ) -> Dispatched:
+        """Learn from a success, and hand it on."""
+        engine, record, reason = placed.engine, course.record, placed.reason
+        self._learn(course, slot, upstream, placed)
+        tier = course.turn.tier
+        if tier is not None:
+            reason = f"{tier.reason}; {reason}"
+        record.reason = reason
+        record.predicted_cached_tokens = placed.predicted_cached_tokens
+        record.waited_s = round(placed.waited_s, 6)
+        record.estimated_s = round(placed.first_token_s, 6)
+        decision = Decision(
+            course.model,
+            engine.replica,
+            engine.url,
+            reason,
+            placed.predicted_cached_tokens,
+            tier.spent_usd if tier is not None else 0.0,
+        )
+        upstream.headers.update(course.hold.headers())
+        plain = course.plan is None and upstream.status < 400 and upstream.is_stream
+        failure = self.config.router.failure
+        keeps = plain and failure.continuations > 0 and course.turn.path in CONTINUABLE
+        answer = Answer(upstream, decision, course, Sent(failure.continue_bytes) if keeps else None)
+        dispatched: Dispatched = answer
+        if course.plan is not None and upstream.status < 400:
+            dispatched = await self._checked(course, engine, answer, course.plan)
+        record.status = upstream.status  # only now: a check that fails has a status of its own
+        return dispatched
+
+    async def _checked(
+        self, course: Course, engine: Engine, answer: Answer, plan: ToolPlan
+    ) -> Dispatched:
+        """The answer as its tools' schemas let it pass. Raises InvalidToolCall."""
+
+        async def send(body: bytes) -> Upstream:
+            course.record.calls_again += 1
+            return await self._send(course, engine, body)
+
+        again = Again(plan, course.body, send)
+        whole = None
+        if not answer.is_stream:
+            body = b"".join([chunk async for chunk in answer.chunks()])
+            whole = await checked_whole(body, plan, again, again.spent)
+        return ToolAnswer(answer, plan, again, again.spent, whole)
+
+    def _exhausted(
+        self, course: Course, failure: Failed | None, *, no_budget: bool = False
+    ) -> RequestError:
         """Why no replica answered, as the client's error."""
         model = course.model
         if failure is None:
-            return _not_ready(model, self.fleet().why_not(model))
+            return not_ready(model, self.catalogue.why_not(model))
         count = course.record.attempts
         tries = "1 replica" if count == 1 else f"{count} replicas"
         said = f"model {model!r}: {tries} tried, none answered; of the last: {failure.detail}"
+        if no_budget:
+            said += "; too many turns failed just now to try it elsewhere as well"
         if failure.cause == "busy":
             return Unavailable(said, code="engine_busy", retry_after_s=1)
         if failure.cause == "connect":
             # Nothing listens any more where the table still says so: no engine has seen the turn.
-            return Unavailable(said, retry_after_s=_NOT_READY_RETRY_S)
-        if failure.cause == "timeout":
-            return UpstreamTimeout(said)
-        return UpstreamError(said, retry_after_s=self.config.router.eject_s)
+            return Unavailable(said, retry_after_s=NOT_READY_RETRY_S)
+        kind = UpstreamTimeout if failure.cause == "timeout" else UpstreamError
+        return kind(said, retry_after_s=self.config.router.eject_s)
 
 
-def _not_ready(model: str, why: str) -> Unavailable:
-    return Unavailable(
-        f"model {model!r} has no engine ready: {why}", retry_after_s=_NOT_READY_RETRY_S
-    )
+def _slots(config: StackConfig, model: str) -> int:
+    """Sequences that one engine computes at once; of others' engines we do not know it."""
+    asked = config.models[model]
+    return config.router.queue.max_running if asked.engine == "external" else asked.max_running

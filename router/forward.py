@@ -111,11 +111,21 @@ class Forwarder:
         self.pool.close()
 
     async def send(
-        self, url: str, path: str, body: bytes, headers: Mapping[str, str], request_id: str
+        self,
+        url: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        request_id: str,
+        *,
+        mark: str = "",
     ) -> Upstream:
-        """POST `body`; returns when the first byte of the answer's body is here. Raises Failed."""
+        """POST `body`; returns when the first byte of the answer's body is here. Raises Failed.
+
+        The engine publishes what it computes for it under `mark`; see `router.residency`.
+        """
         origin = self._origin(url)
-        request = _request(origin, path, body, headers, request_id)
+        request = _request(origin, path, body, headers, request_id, mark=mark)
         connection = await self.pool.post(origin, request, self.front.first_byte_timeout_s)
         upstream = Upstream(self, origin, connection)
         try:
@@ -136,7 +146,13 @@ class Forwarder:
 
 
 def _request(
-    origin: Origin, path: str, body: bytes, headers: Mapping[str, str], request_id: str
+    origin: Origin,
+    path: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    request_id: str,
+    *,
+    mark: str,
 ) -> bytes:
     """The request's bytes, head and body in one, so that they leave in one call."""
     lines = [
@@ -144,6 +160,8 @@ def _request(
         % (origin.prefix, path.encode(), origin.host, len(body)),
         b"x-request-id: " + request_id.encode("latin-1"),
     ]
+    if mark:
+        lines.append(b"x-session-id: " + mark.encode())
     for name in TO_ENGINE:
         value = headers.get(name)
         # Headers of HTTP clients cannot hold a line break; those of callers in the process could.

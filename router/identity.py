@@ -1,18 +1,25 @@
-"""Which session is this? A name if the client gives one, else the prefix itself.
+"""Which session is this, and which prefix? A name if the client gives one, else the prefix itself.
 
-    1. the caller's own key (`TurnRequest.session`), an id header, an id in the body
-    2. the chain of hashes over message boundaries:
-           h_0 = H(model, tools, system, tenant salt, user)      h_i = H(h_{i-1}, message_i)
-       A request is remembered under its last hash only. The session's next request repeats all
-       of it and goes on, so that one of its inner hashes is that hash: the longest known one wins.
-    3. else it is a new session, named by its last hash.
+Two answers for every request:
 
-What many sessions share says nothing about which one this is. A common head (system prompt, tools,
-worked examples) is never remembered, since no request ends there; one made only of system messages
-is left out; and a remembered request from which too many different ones have grown is a fork
-in the road (`branch_limit`): those that pass it are sessions of their own.
+    the chain   hashes over message boundaries, with the bytes up to each:
+                    h_0 = H(model, tools, system, salts)      h_i = H(h_{i-1}, message_i)  (content)
+                Engines share what lies before a boundary, whoever asks. Warmth is kept by it.
+    the key     whose program this is; load, homes and turns' order are kept by it:
+                    1. the caller's own key (`TurnRequest.session`), an id header, an id in the body
+                    2. the chain: a request is remembered under its last hash. The session's next
+                       request repeats all of it and goes on, so that one of its inner hashes is
+                       that hash: the longest known one wins.
+                    3. else the chain's first boundary that is the session's own: its first user
+                       message. Every front door finds it alike, without having seen the session.
 
-`user` names a person with many sessions: it separates, it does not join.
+What many sessions share says nothing about which one this is. Boundaries near the head that
+`branch_limit` sessions have passed are common (system prompt, tools, worked examples): the key is
+taken after them. So it is with a remembered request from which too many different ones have grown:
+those that pass it are sessions of their own.
+
+`user` names a person with many sessions: it separates, it does not join. Tenants are apart
+altogether, ids and chains.
 """
 
 from __future__ import annotations
@@ -20,33 +27,42 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
+from router.content import Content, content_of
 from router.turn import TurnRequest
-from serving.protocol import AnyAsk, CompletionAsk, MessagesAsk, role_of
+from serving.protocol import AnyAsk, CompletionAsk, role_of
 
 ID_HEADERS = (
     "x-session-id",
     "x-conversation-id",
     "session_id",
+    "conversation_id",
+    "x-thread-id",
+    "x-task-id",
     "x-claude-code-session-id",
     "x-session-affinity",
+    "x-opencode-session",
+    "x-kilocode-taskid",
+    "x-litellm-session-id",
+    "helicone-session-id",
 )
+_ID_NAMES = frozenset(ID_HEADERS)
 METADATA_KEYS = ("session_id", "conversation_id", "thread_id")
-PROMPT_BLOCK_BYTES = 2048
-"""A bare prompt has no message boundaries; blocks of this size stand in for them."""
+HEAD_ROLES = ("system", "developer")
+HEAD_BOUNDARIES = 16
+"""How far from the root boundaries are counted: what a fleet shares is at the head."""
+PASSED_CAPACITY = 16_384
 
 # Claude Code puts the session into metadata.user_id, behind the account.
 _IN_USER_ID = re.compile(r"session_(?:id\W+)?([0-9a-fA-F-]{32,36})")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A session's key, where it came from, and the request's own place in the chain."""
+class Identity(msgspec.Struct, frozen=True):
+    """A session's key, where it came from, and the request's own chain."""
 
     key: bytes
     source: str
@@ -55,15 +71,24 @@ class Identity:
     """The hash to remember when the turn succeeds; None when an id names the session."""
     parent: bytes | None = None
     """The known hash from which this request grew."""
+    hashes: Sequence[bytes] = ()
+    """The chain, from the root on; ends where the next request can still repeat it."""
+    ends_bytes: Sequence[int] = ()
+    """Bytes of tools, system prompt and messages up to each boundary."""
+    total_bytes: int = 0
+    """... and up to the end."""
 
 
 def explicit_id(turn: TurnRequest, ask: AnyAsk) -> tuple[str, str] | None:
     """(where it was found, the id) when the request names its session."""
     if turn.session:
         return "caller", turn.session
-    for name in ID_HEADERS:
-        if value := turn.headers.get(name):
-            return name, value
+    if not _ID_NAMES.isdisjoint(turn.headers):
+        for name in ID_HEADERS:
+            if value := turn.headers.get(name):
+                return name, value
+    if not (ask.conversation or ask.prompt_cache_key or ask.metadata):
+        return None
     return next((found for found in _ids_in_body(ask) if found[1]), None)
 
 
@@ -93,40 +118,22 @@ def _string(raw: msgspec.Raw, key: str = "") -> str:
     return value if isinstance(value, str) else ""
 
 
-def chain(ask: AnyAsk) -> list[bytes]:
-    """The hashes after each boundary; one running hash, read at every boundary.
-
-    JSON values delimit themselves, so bytes of neighbours cannot be mistaken for one another.
-    SHA-1 because processors compute it (five times faster here than BLAKE2b); what it guards
-    is a warm cache, not a secret.
-    """
-    running = hashlib.sha1(usedforsecurity=False)
-    running.update(ask.model.encode())
-    for part in (ask.tools, ask.user, ask.cache_salt):
-        running.update(b"\0")
-        running.update(part)
-    if isinstance(ask, MessagesAsk):
-        running.update(b"\0")
-        running.update(ask.system)
-    hashes = []
-    for piece in _pieces(ask):
-        running.update(piece)
-        hashes.append(running.digest())
-    return hashes
-
-
-def _pieces(ask: AnyAsk) -> Iterable[msgspec.Raw | memoryview]:
-    if not isinstance(ask, CompletionAsk):
-        return ask.messages
-    view = memoryview(ask.prompt)
-    return (view[i : i + PROMPT_BLOCK_BYTES] for i in range(0, len(view), PROMPT_BLOCK_BYTES))
-
-
-def ends_in_shared_head(ask: AnyAsk) -> bool:
-    """True when the request is nothing but system or developer messages."""
+def _first_own(ask: AnyAsk) -> int:
+    """The chain's index after the first message that is neither system's nor developer's."""
     if isinstance(ask, CompletionAsk):
-        return False
-    return all(role_of(m) in ("system", "developer") for m in reversed(ask.messages))
+        return 1
+    for at, message in enumerate(ask.messages, 1):
+        if role_of(message) not in HEAD_ROLES:
+            return at
+    return len(ask.messages)
+
+
+def ends_in_shared_head(ask: AnyAsk, hashes: Sequence[bytes]) -> bool:
+    """True when the chain holds nothing of the session's own: only system or developer messages,
+    or a bare prompt that is shorter than a block."""
+    if isinstance(ask, CompletionAsk):
+        return len(hashes) == 1
+    return all(role_of(m) in HEAD_ROLES for m in reversed(ask.messages))
 
 
 class _Seen:
@@ -139,91 +146,78 @@ class _Seen:
         self.branches = 0
 
 
-class _Home:
-    """Where a session's last turn was answered, and how many tokens of it that replica has seen."""
-
-    __slots__ = ("replica", "tokens")
-
-    def __init__(self, replica: str) -> None:
-        self.replica = replica
-        self.tokens = 0
-
-
 class Sessions:
-    """Bounded memory of sessions: their chains and their homes. Least recently used go first."""
+    """Bounded memory of chains: whose they are. Least recently used go first."""
 
     def __init__(self, capacity: int, branch_limit: int = 8) -> None:
         self._capacity = capacity
         self._branch_limit = branch_limit
         self._seen: OrderedDict[bytes, _Seen] = OrderedDict()
-        self._homes: OrderedDict[tuple[str, bytes], _Home] = OrderedDict()
+        self._passed: OrderedDict[bytes, int] = OrderedDict()
+        """How many sessions began with the prefix up to this boundary, near the head."""
 
     def __len__(self) -> int:
-        return len(self._homes)
+        return len(self._seen)
 
-    def identify(self, turn: TurnRequest, ask: AnyAsk) -> Identity:
-        """The session that this request belongs to. Changes nothing but the order of use."""
+    def identify(self, turn: TurnRequest, ask: AnyAsk, content: Content | None = None) -> Identity:
+        """The session that this request belongs to. Changes nothing but the order of use.
+
+        `content` is the body's, where it is known already.
+        """
+        tenant = turn.tenant
+        content = content or content_of(ask, tenant.salt)
+        hashes, ends = content.on(ask.model), content.ends_bytes
+        total = content.total_bytes
         if found := explicit_id(turn, ask):
             source, name = found
             # Two kinds of id that happen to be equal are the same session: clients send both.
-            return Identity(hashlib.sha1(name.encode(), usedforsecurity=False).digest(), source)
-        hashes = chain(ask)
+            named = f"{tenant.name}\0{name}" if tenant.name else name
+            key = hashlib.sha1(named.encode(), usedforsecurity=False).digest()
+            return Identity(key, source, None, None, hashes, ends, total)
+        person = hashlib.sha1(ask.user, usedforsecurity=False).digest()[:8] if ask.user else b""
         last = hashes[-1]
-        memorable = None if ends_in_shared_head(ask) else self._memorable(ask, hashes)
-        for known in reversed(hashes):
+        memorable = None if ends_in_shared_head(ask, hashes) else last + person
+        for boundary in reversed(hashes):
+            known = boundary + person
             seen = self._seen.get(known)
             if seen is None:
                 continue
-            if known != last and seen.branches >= self._branch_limit:
+            if boundary != last and seen.branches >= self._branch_limit:
                 break
             self._seen.move_to_end(known)
-            return Identity(seen.key, "prefix", memorable, known)
-        return Identity(last, "new", memorable)
+            return Identity(seen.key, "prefix", memorable, known, hashes, ends, total)
+        key = self._own(ask, hashes, person)
+        return Identity(key, "new", memorable, None, hashes, ends, total)
 
-    @staticmethod
-    def _memorable(ask: AnyAsk, hashes: list[bytes]) -> bytes | None:
-        """The last boundary that the next request can repeat.
+    def _own(self, ask: AnyAsk, hashes: list[bytes], person: bytes) -> bytes:
+        """The first boundary that is this session's alone, as far as anyone can know."""
+        at = min(_first_own(ask), len(hashes) - 1)
+        while at < len(hashes) - 1 and self._is_common(hashes[at], person):
+            at += 1
+        own = hashes[at] + person
+        return hashlib.sha1(own, usedforsecurity=False).digest() if person else own
 
-        A bare prompt's last block is unfinished: the next prompt has more in it.
-        """
-        if not isinstance(ask, CompletionAsk):
-            return hashes[-1]
-        return hashes[-2] if len(hashes) > 1 else None
+    def _is_common(self, boundary: bytes, person: bytes) -> bool:
+        if self._passed.get(boundary, 0) >= self._branch_limit:
+            return True
+        seen = self._seen.get(boundary + person)
+        return seen is not None and seen.branches >= self._branch_limit
 
-    def home(self, model: str, identity: Identity) -> str | None:
-        """The replica that answered this session's last turn on `model`."""
-        home = self._homes.get((model, identity.key))
-        return home.replica if home is not None else None
-
-    def warm_tokens(self, model: str, identity: Identity, replica: str) -> int:
-        """Tokens of this session's last turn, prompt and answer, if `replica` computed them."""
-        home = self._homes.get((model, identity.key))
-        return home.tokens if home is not None and home.replica == replica else 0
-
-    def grew(self, model: str, identity: Identity, replica: str, tokens: int) -> None:
-        """A turn's usage is known: `replica` now holds so many tokens of the session."""
-        home = self._homes.get((model, identity.key))
-        if home is not None and home.replica == replica:
-            home.tokens = tokens
-
-    def remember(self, model: str, identity: Identity, replica: str) -> None:
-        """A turn succeeded: its session's home is `replica`, and its chain is known."""
-        place = (model, identity.key)
-        home = self._homes.get(place)
-        if home is None or home.replica != replica:
-            self._homes[place] = _Home(replica)
-        self._homes.move_to_end(place)
+    def remember(self, identity: Identity, *, first: bool) -> None:
+        """A turn succeeded, the session's `first` or a later one: its chain is known."""
+        if first:
+            for boundary in identity.hashes[:HEAD_BOUNDARIES]:
+                self._passed[boundary] = self._passed.get(boundary, 0) + 1
+                self._passed.move_to_end(boundary)
+            while len(self._passed) > PASSED_CAPACITY:
+                self._passed.popitem(last=False)
         last = identity.last
-        if last is not None:
-            if last not in self._seen:
-                if identity.parent is not None and (parent := self._seen.get(identity.parent)):
-                    parent.branches += 1
-                self._seen[last] = _Seen(identity.key)
-            self._seen.move_to_end(last)
-        for table in self._tables():
-            while len(table) > self._capacity:
-                table.popitem(last=False)
-
-    def _tables(self) -> Iterator[OrderedDict[Any, Any]]:
-        yield self._homes
-        yield self._seen
+        if last is None:
+            return
+        if last not in self._seen:
+            if identity.parent is not None and (parent := self._seen.get(identity.parent)):
+                parent.branches += 1
+            self._seen[last] = _Seen(identity.key)
+        self._seen.move_to_end(last)
+        while len(self._seen) > self._capacity:
+            self._seen.popitem(last=False)

@@ -14,7 +14,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import msgspec
@@ -31,18 +31,44 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     request_id: str
     route: str
     status: int = 0
+    tenant: str = ""
     model: str = ""
+    adapter: str = ""
+    """The model's LoRA adapter that was asked for."""
     replica: str = ""
     reason: str = ""
     turn_type: str = ""
     identity: str = ""
     """Where the session's key came from, never the key."""
     attempts: int = 0
+    calls_again: int = 0
+    """Tool calls that were asked for once more."""
+    continued: int = 0
+    """How often its stream went on elsewhere after it was cut."""
+    not_continued: str = ""
+    """Why it did not, where it was cut; never content."""
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     output_tokens: int | None = None
+    predicted_cached_tokens: int | None = None
+    waited_s: float | None = None
+    """In the router, for its turn."""
+    estimated_s: float | None = None
+    """To the first token, from when it was sent; `first_byte_s` tells what came of it."""
     first_byte_s: float | None = None
     total_s: float | None = None
+    cost_usd: float | None = None
+    """By the model's prices and the engine's token counts."""
+    agent: str = ""
+    tier: str = ""
+    """Where `auto` was asked: the tier that was chosen; why is in `reason`."""
+    tier_prices_usd: Mapping[str, float] = {}
+    """What each model was expected to cost the session in its next turns."""
+    tier_change: str = ""
+    """The session's main chain changed its model: `frontier->small`."""
+    tier_gain_usd: float | None = None
+    spent_usd: float = 0.0
+    """Of tries of this turn whose answers were not used."""
     error: str = ""
     """The error's code; `hung_up` when the client left before the end."""
 

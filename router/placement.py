@@ -1,75 +1,141 @@
 """Which replica? A pure, deterministic decision from a snapshot.
 
-    home       the session's last replica, while it can take turns and is not overloaded
-    hash       else rendezvous hashing of the session key: any front door comes to the same
-               answer, and a replica that comes or goes moves only its own share of sessions
-    spill:load else the least loaded, when the one above is overloaded
+A turn's score at a replica is its estimated time to first token there, and what it takes from
+others:
 
-Overloaded: at least `spill_min` requests, and more than `spill_factor` times the mean of the
-*other* replicas. (Of all of them, the mean of two replicas rises with the busy one's load, and a
-factor of 2 would never be reached.)
+    wait               prefill that is queued before it, over the replica's measured rate, and
+                       the wait for one of the engine's slots where all are taken
+    + fresh tokens     what the replica does not hold of its prompt, over the same rate
+    + eviction price   the tokens of programs expected back that would have to make room, over the
+                       rate, times how much a second of theirs counts
+
+The least score wins. Staying at home is a result of it, since home holds the prefix; leaving costs
+the prefix several times, since computing it once more keeps that replica from others' work. Among
+a new session's replicas that are as good, rendezvous hashing decides: any front door comes to the
+same answer, and a replica that comes or goes moves only its own share; but none gets more than
+`spread` times its share of new sessions.
+
+    home | warm | hash | spread | spill:load | rehome:gone | rehome:room
+
+None, where the turn would drive out programs that are expected back, everywhere: it waits (see
+`scheduler`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 
-from serving.config import RouterConfig
+import msgspec
+
+from serving.router_config import PlacementConfig
 from serving.table import Engine
 
 _MASK = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Option(msgspec.Struct, frozen=True):
+    """A replica as a turn finds it."""
+
+    engine: Engine
+    wait_s: float
+    """Until the turn's own prefill would begin."""
+    rate: float
+    """Prefill tokens a second."""
+    warm_tokens: int
+    """Of the turn's prompt, held there."""
+    room_tokens: int
+    """Of its cache, not needed by others that are expected back; negative when it is short."""
+    placed: float = 0.0
+    """New sessions that it got lately."""
+
+
+class Need(msgspec.Struct, frozen=True):
+    """A turn, in tokens."""
+
+    key: bytes
+    tokens: int
+    """Prompt."""
+    answer_tokens: int = 0
+    home: str = ""
+    """The replica of the session's last turn; empty for a new one."""
+
+
+class Choice(msgspec.Struct, frozen=True):
     engine: Engine
     reason: str
+    first_token_s: float
+    """Estimated."""
 
 
-def choose(
-    candidates: Sequence[Engine],
-    inflight: Mapping[str, int],
-    home: str | None,
-    key: bytes,
-    knobs: RouterConfig,
-) -> Choice | None:
-    """The replica for one turn; None when there is no candidate.
-
-    `candidates` are the model's replicas that are ready, not ejected and not yet tried;
-    `inflight` counts our own requests by replica.
-    """
-    if not candidates:
+def choose(need: Need, options: Sequence[Option], knobs: PlacementConfig) -> Choice | None:
+    """The replica for one turn; None when it had better wait. `options` are not empty."""
+    home = next((o for o in options if o.engine.replica == need.home), None) if need.home else None
+    open_to = [o for o in options if fits(need, o, knobs)]
+    if not open_to:
         return None
-    preferred = next((e for e in candidates if e.replica == home), None) if home else None
-    reason = "home"
-    if preferred is None:
-        preferred = max(candidates, key=lambda e: weight(key, e.replica))
-        reason = "rehome:gone" if home else "hash"
-    if not _overloaded(preferred, candidates, inflight, knobs):
-        return Choice(preferred, reason)
-    least = min(
-        candidates,
-        key=lambda e: (load(e, inflight), -weight(key, e.replica)),
-    )
-    return Choice(least, "spill:load" if least is not preferred else reason)
+    if home is not None and home in open_to:
+        return _from_home(need, home, open_to, knobs)
+    limit = knobs.spread * sum(o.placed for o in options) / len(options) + 1
+    scored = [(score(need, o, knobs), o) for o in open_to]
+    even = [(s, o) for s, o in scored if o.placed < limit]
+    best = min(s for s, _ in scored)
+    if even:
+        # A head that all share is soon warm everywhere: it is not worth piling them on one replica.
+        fairest = min(s for s, _ in even)
+        if fairest <= best + knobs.alike_s + knobs.small_tokens / even[0][1].rate:
+            scored, best = even, fairest
+    alike = [o for s, o in scored if s <= best + knobs.alike_s]
+    if need.home and home is None:
+        reason = "rehome:gone"
+    elif home is not None:
+        reason = "rehome:room"
+    else:
+        reason = "hash"
+    chosen = max(alike, key=lambda o: weight(need.key, o.engine.replica))
+    if reason == "hash" and len(alike) < len(options):
+        least = max(options, key=lambda o: weight(need.key, o.engine.replica))
+        if least not in alike:
+            reason = "warm" if chosen.warm_tokens > least.warm_tokens else "spill:load"
+            reason = "spread" if least.placed >= limit else reason
+    return Choice(chosen.engine, reason, first_token_s(need, chosen))
 
 
-def load(engine: Engine, inflight: Mapping[str, int]) -> int:
-    """Requests: our own, and those that wait in the engine for whatever front door."""
-    return inflight.get(engine.replica, 0) + engine.load.waiting
+def _from_home(
+    need: Need, home: Option, options: Sequence[Option], knobs: PlacementConfig
+) -> Choice:
+    """Stay, unless somewhere else is better by more than leaving costs."""
+    best, least = home, score(need, home, knobs)
+    if home.wait_s > knobs.alike_s or any(o.warm_tokens > home.warm_tokens for o in options):
+        for option in options:
+            again = max(0, home.warm_tokens - option.warm_tokens) / option.rate
+            away = score(need, option, knobs) + knobs.leave_s + knobs.leave_price * again
+            if option is not home and away < least:
+                best, least = option, away
+    warmer = best.warm_tokens > home.warm_tokens
+    reason = "home" if best is home else "warm" if warmer else "spill:load"
+    return Choice(best.engine, reason, first_token_s(need, best))
 
 
-def _overloaded(
-    engine: Engine, candidates: Sequence[Engine], inflight: Mapping[str, int], knobs: RouterConfig
-) -> bool:
-    own = load(engine, inflight)
-    if own < knobs.spill_min or len(candidates) < 2:
-        return False
-    others = sum(load(e, inflight) for e in candidates) - own
-    return own * (len(candidates) - 1) > knobs.spill_factor * others
+def fits(need: Need, option: Option, knobs: PlacementConfig) -> bool:
+    """It holds the prefix, or can take it without driving out others that will be back."""
+    fresh = need.tokens - option.warm_tokens
+    if fresh <= knobs.small_tokens:
+        return True
+    if option.engine.replica == need.home and option.warm_tokens >= knobs.holds * need.tokens:
+        return True
+    return fresh + need.answer_tokens <= option.room_tokens
+
+
+def score(need: Need, option: Option, knobs: PlacementConfig) -> float:
+    """Seconds."""
+    short = need.tokens - option.warm_tokens + need.answer_tokens - max(0, option.room_tokens)
+    return first_token_s(need, option) + knobs.eviction_price * max(0, short) / option.rate
+
+
+def first_token_s(need: Need, option: Option) -> float:
+    return option.wait_s + max(0, need.tokens - option.warm_tokens) / option.rate
 
 
 def weight(key: bytes, replica: str) -> int:

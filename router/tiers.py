@@ -1,42 +1,48 @@
-"""Small or frontier? A pure decision from the turn's type and the tiers that are up.
+"""What kind of turn is it, and which models are there for it? Facts for the policy.
 
 A turn's type is declared (by the orchestrator, or in the header `x-warmloop-turn`), or inferred
-from two facts that a raw request states plainly:
+from facts that a raw request states plainly:
 
     it has tools                          → tool-call
+    it must choose from a list            → classify
     it has no tools and wants JSON        → format
     anything else                         → unknown, and the frontier gets it
 
-Nothing is guessed from wording: a wrong guess costs an answer, a missed one costs cents.
+Its task is named in the header `x-warmloop-task`, or stands for its system prompt: applications
+differ by theirs. Nothing is guessed from wording: a wrong guess costs an answer, a missed one costs
+cents.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 import msgspec
 
-from serving.config import TURN_TYPES, ModelConfig, RouterConfig, TurnType, nearest
+from router.logs import TurnRecord
+from router.turn import TierNote
+from serving.config import ModelConfig
 from serving.errors import BadRequest
-from serving.protocol import AnyAsk
+from serving.protocol import AnyAsk, ChatAsk, MessagesAsk, role_of
+from serving.router_config import TURN_TYPES, TurnType
+from serving.sections import nearest
 from serving.table import Tier
 
 TURN_HEADER = "x-warmloop-turn"
+TASK_HEADER = "x-warmloop-task"
 AUTO = "auto"
-_EMPTY = (b"", b"null", b"[]")
+_EMPTY = (b"", b"null", b"[]", b'""')
+_TASK = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class _Format(msgspec.Struct):
     type: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Tiering:
-    """The chosen model, and why in a few stable words; empty when the client named it."""
-
-    model: str
-    reason: str
+class _Chosen(msgspec.Struct):
+    choice: msgspec.Raw = msgspec.Raw()
 
 
 def declared(header: str | None) -> TurnType | None:
@@ -56,6 +62,8 @@ def inferred(ask: AnyAsk) -> TurnType | None:
     """The type that the request's own fields state, or None."""
     if bytes(ask.tools) not in _EMPTY:
         return "tool-call"
+    if bytes(ask.guided_choice) not in _EMPTY or _has_choice(ask.structured_outputs):
+        return "classify"
     if bytes(ask.response_format) in _EMPTY:
         return None
     try:
@@ -65,30 +73,57 @@ def inferred(ask: AnyAsk) -> TurnType | None:
     return "format" if wanted.type in ("json_object", "json_schema") else None
 
 
-def choose(
-    asked: str,
-    turn_type: TurnType | None,
-    models: Mapping[str, ModelConfig],
-    ready: Collection[str],
-    knobs: RouterConfig,
-) -> Tiering:
-    """The model for this turn; `ready` are the models with an engine that takes turns.
+def _has_choice(structured_outputs: msgspec.Raw) -> bool:
+    if bytes(structured_outputs) in _EMPTY:
+        return False
+    try:
+        chosen = msgspec.json.decode(structured_outputs, type=_Chosen)
+    except (ValueError, RecursionError):
+        return False
+    return bytes(chosen.choice) not in _EMPTY
 
-    A tier without a ready engine gives way to the other. Where none is ready, the wanted tier's
-    model is named, so that the error speaks of it.
-    """
-    if asked != AUTO:
-        return Tiering(asked, "")
-    wanted: Tier = "small" if turn_type in knobs.small_turns else "frontier"
-    of_tier: dict[Tier, list[str]] = {"small": [], "frontier": []}
+
+def of_tiers(
+    models: Mapping[str, ModelConfig], ready: Collection[str]
+) -> tuple[dict[Tier, str], dict[Tier, str]]:
+    """(the ready model of each tier, the configured one); the first where there are several."""
+    up: dict[Tier, str] = {}
+    configured: dict[Tier, str] = {}
     for name, config in models.items():
-        of_tier[config.tier].append(name)
-    other: Tier = "frontier" if wanted == "small" else "small"
-    label = turn_type or "unknown"
-    for tier in (wanted, other):
-        for name in of_tier[tier]:
-            if name in ready:
-                down = "" if tier == wanted else f":{wanted}-not-ready"
-                return Tiering(name, f"auto:{label}->{tier}{down}")
-    name = next(iter(of_tier[wanted] or of_tier[other]))
-    return Tiering(name, f"auto:{label}->{wanted}")
+        configured.setdefault(config.tier, name)
+        if name in ready:
+            up.setdefault(config.tier, name)
+    return up, configured
+
+
+def task(header: str | None, ask: AnyAsk) -> str:
+    """What the turn is about, as far as the request says it: by name, or by its system prompt.
+
+    Raises BadRequest for a name that is none.
+    """
+    if header is not None:
+        if not _TASK.fullmatch(header):
+            raise BadRequest(
+                f"{TASK_HEADER}: {header[:40]!r} is no name for a task; use 1 to 64 of A-Z, a-z, "
+                "0-9, '_', '-' and '.'",
+                param=TASK_HEADER,
+            )
+        return header
+    told: msgspec.Raw | bytes = b""
+    if isinstance(ask, MessagesAsk):
+        told = ask.system
+    elif isinstance(ask, ChatAsk) and role_of(ask.messages[0]) in ("system", "developer"):
+        told = ask.messages[0]
+    if bytes(told) in _EMPTY:
+        return ""
+    return "system:" + hashlib.sha1(told, usedforsecurity=False).hexdigest()[:8]
+
+
+def note(record: TurnRecord, tier: TierNote) -> None:
+    """What a turn's log line says of how its model was chosen."""
+    record.turn_type = tier.turn_type
+    record.tier = tier.tier
+    record.tier_prices_usd = tier.prices_usd
+    record.tier_change = tier.change
+    record.tier_gain_usd = tier.gain_usd
+    record.spent_usd = tier.spent_usd

@@ -1,21 +1,44 @@
 """A turn on its way to an engine: what is asked, what was decided, what comes back.
 
 These values are the seam between the router and its two callers: the OpenAI routes (`api.py`)
-and the orchestrator, which calls `Turns.open` in the same process.
+and the orchestrator, which calls `Turns.open` in the same process. Values that every turn makes are
+msgspec's structs, here and below: a frozen dataclass takes several times as long to make.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
-from serving.config import TurnType
+import msgspec
+
+from router.content import Parsed
+from router.logs import TurnRecord
+from router.tenants import OPEN, Tenant
+from serving.router_config import TurnType
+
+Urgency = Literal["interactive", "batch"]
 
 
-@dataclass(frozen=True, slots=True)
-class TurnRequest:
+class TierNote(msgspec.Struct, frozen=True):
+    """Why a turn has the model that it has, where `auto` was asked; for header, log and metrics."""
+
+    tier: str
+    reason: str
+    """`auto:<turn type>-><tier>`, and `:<why>` where it is not the type alone."""
+    turn_type: str = ""
+    prices_usd: Mapping[str, float] = {}
+    """What the session's next turns were expected to cost, by model."""
+    change: str = ""
+    """`small->frontier`: the session's main chain changes its model."""
+    gain_usd: float | None = None
+    """What the change was expected to gain."""
+    spent_usd: float = 0.0
+    """What tries have cost whose answers are not used."""
+
+
+class TurnRequest(msgspec.Struct, frozen=True):
     """One request for an engine, before any decision."""
 
     path: str
@@ -23,16 +46,30 @@ class TurnRequest:
     body: bytes
     """The JSON body as it came; forwarded untouched unless a named rewrite applies."""
     request_id: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
     """The client's headers, names in lower case."""
     session: str | None = None
     """The session's key where the caller knows it; it wins over everything in the request."""
     turn_type: TurnType | None = None
     """Declared by the orchestrator, or by the `x-warmloop-turn` header."""
+    tenant: Tenant = OPEN
+    """Whose it is; the edge found it by the request's key."""
+    urgency: Urgency = "interactive"
+    deadline_s: float | None = None
+    """By the router's clock; at this moment the turn is no longer wanted, and is cancelled."""
+    agent: str = ""
+    """The agent whose turn it is; empty for raw requests."""
+    tier: TierNote | None = None
+    """Set by who chose the model; None where the client named it."""
+    parsed: Parsed | None = None
+    """The body as it is, where somebody above the router has read it."""
+    on_end: Callable[[TurnRecord], None] | None = None
+    """Hears what became of the turn, when its engine is free again."""
+    inner: bool = False
+    """A turn of an agent's response: what was checked when that came in is not checked again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """Where a turn goes, and why."""
 
     model: str
@@ -43,15 +80,20 @@ class Decision:
     `retry:connect`, ... preceded by the tier's reason where `auto` was asked
     (`auto:classify->small; home`)."""
     predicted_cached_tokens: int = 0
+    spent_usd: float = 0.0
+    """What tries have cost whose answers were not used; not in the answer's own usage."""
 
     def headers(self) -> dict[str, str]:
         """The decision headers of the answer."""
-        return {
+        headers = {
             "x-warmloop-model": self.model,
             "x-warmloop-replica": self.replica,
             "x-warmloop-decision": self.reason,
             "x-warmloop-predicted-cached-tokens": str(self.predicted_cached_tokens),
         }
+        if self.spent_usd:
+            headers["x-warmloop-spent-usd"] = f"{self.spent_usd:.9f}"
+        return headers
 
 
 class Dispatched(Protocol):

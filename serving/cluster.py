@@ -13,6 +13,8 @@ What happens is said as lines of JSON, on stdout and in DIR/events.jsonl:
     {"event": "ready", "s": 12.9}      {"event": "failed", "model": "small", "reason": "..."}
     {"event": "stopping"}              {"event": "stopped"}
 
+While it runs it takes orders from DIR/commands (`serving.commands`), e.g. to restart a model.
+
 It is to be run under the guardian (`serving.local_cluster`), which ends every descendant when the
 owner is gone. Ask it to stop by SIGTERM to its own process id: the guardian's would end Ray at the
 same moment, and nothing would drain.
@@ -25,23 +27,30 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from serving import directory
-from serving.config import ModelConfig, StackConfig, load
+from serving import commands, directory
+from serving.adapter_store import STORE
+from serving.config import ModelConfig, StackConfig
 from serving.errors import EngineError, WarmloopError
 from serving.local_ray import LocalRay
+from serving.preflight import available_memory_bytes
+from serving.restart import Restarts
 from serving.run_file import EVENTS, RunFile, read_run_file
+from serving.stack_file import load
 from serving.table import Engine
 
 __all__ = ["RunFile", "read_run_file"]
 
 WATCH_S = 1.0
+MAX_EVENT_BYTES = 8 * 2**20
 CALL_S = 2.0
 
 
@@ -58,7 +67,9 @@ class Events:
         elapsed_s = round(time.monotonic() - self._started_s, 2)
         line = json.dumps({"event": event, **fields, "s": elapsed_s})
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            # An engine that crashes for months must not fill the disk; its log has it all.
+            if event != "engine" or file.tell() < MAX_EVENT_BYTES:
+                file.write(line + "\n")
         # The owner may be gone and its pipe with it; that is the guardian's business.
         with contextlib.suppress(OSError):
             print(line, flush=True)
@@ -68,7 +79,7 @@ class Progress:
     """Turns snapshots into events: what changed, when all is ready, and what failed at first."""
 
     def __init__(self, models: dict[str, ModelConfig], events: Events) -> None:
-        self._wanted = {name: model.replicas for name, model in models.items()}
+        self._wanted = {name: model.first_replicas for name, model in models.items()}
         self._events = events
         self._seen: dict[str, Engine] = {}
         self._up: set[str] = set()
@@ -112,6 +123,8 @@ def run(config: StackConfig, run_dir: Path) -> None:
     _set_on_signals(stop)
     events = Events(run_dir)
     events.say("starting", pid=os.getpid())
+    # Copies for the engines of an earlier run; none is left that could read them.
+    shutil.rmtree(run_dir / STORE / "configured", ignore_errors=True)
     ray_node = LocalRay(run_dir)
     try:
         run_file = ray_node.start()
@@ -121,6 +134,7 @@ def run(config: StackConfig, run_dir: Path) -> None:
             _serve(config, run_dir, events, stop, ray_node)
     finally:
         events.say("stopping")
+        commands.close(run_dir)
         _shut_serve_down(config.front.drain_s, ray_node)
         ray_node.stop()
         events.say("stopped")
@@ -141,16 +155,29 @@ def _serve(
     models = {n: m for n, m in config.models.items() if m.engine != "external"}
     actor = directory.connect()
     serve.start(proxy_location="Disabled")
-    logs, drain_s = run_dir / "logs", config.front.drain_s
-    serve.run_many(
-        [
-            serve.RunTarget(deployment(name, model, logs, drain_s), name=name, route_prefix=None)
-            for name, model in models.items()
-        ],
-        wait_for_ingress_deployment_creation=False,
-        wait_for_applications_running=False,
-    )
+
+    def deploy(names: Iterable[str], round_: int = 0, surge: bool = True) -> None:
+        made = {
+            name: deployment(name, models[name], run_dir / "logs", round_=round_, surge=surge)
+            for name in names
+        }
+        serve.run_many(
+            [serve.RunTarget(app, name=name, route_prefix=None) for name, app in made.items()],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+
+    def free_gpus() -> float:
+        return float(ray.available_resources().get("GPU", 0))
+
+    commands.open_(run_dir)
+    deploy(models)
     progress = Progress(models, events)
+    restarts = Restarts(
+        models,
+        lambda model, round_, surge: deploy([model], round_, surge),
+        lambda: (available_memory_bytes(), free_gpus()),
+    )
     version = -1
     while not stop.is_set():
         # The watch alone may go on for a minute without them, until Ray ends the engines.
@@ -165,6 +192,9 @@ def _serve(
             continue
         version = snapshot.version
         progress.take(snapshot.engines)
+        for asked in commands.take(run_dir):
+            restarts.ask(asked, snapshot.engines)
+        restarts.take(snapshot.engines)
 
 
 def _shut_serve_down(drain_s: float, ray_node: LocalRay) -> None:
@@ -176,8 +206,11 @@ def _shut_serve_down(drain_s: float, ray_node: LocalRay) -> None:
     timeout_s = drain_s + KILL_GRACE_S
 
     def shut_down() -> None:
+        import ray
         from ray.serve import context
 
+        with contextlib.suppress(Exception):
+            ray.get(directory.connect().close_within.remote(drain_s), timeout=CALL_S)
         with contextlib.suppress(Exception):  # whatever fails here, Ray's processes end next
             client = context._get_global_client(raise_if_no_controller_running=False)
             if client is not None:

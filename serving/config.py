@@ -1,43 +1,34 @@
-"""StackConfig: everything a stack is, as frozen values, from one YAML file.
+"""StackConfig: everything a stack is, as frozen values. `stack_file.py` reads them from YAML.
 
     StackConfig
     ├── front      where the OpenAI API listens, and its limits
     ├── models     name → engine, weights, replicas, context, prices      (serving)
     ├── router     tiers by turn type, spill, ejection                    (router)
+    ├── tools      what tools' schemas may ask for                        (router)
+    ├── tenants    name → weight, limits, models; admission: keys, waits  (router)
     ├── agents     name → instructions, tools, examples, limits           (orchestrator)
     └── journal    where conversations are kept                           (orchestrator)
 
-Unknown keys are refused with the nearest valid name. Relative paths are relative to the file.
 An agent may be given as the path of a file of its own (`desk: ../examples/desk/agent.yaml`).
 Secrets are never in this file: they come from the environment.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from serving.errors import ConfigError
+from serving.router_config import RouterConfig, TierKnobs, ToolsConfig
+from serving.sections import Frozen, Name, nearest
 from serving.table import Tier
+from serving.tenancy_config import OPERATOR, AdmissionConfig, TenantConfig
 
-TurnType = Literal["classify", "summarise", "format", "tool-call", "plan", "finalise"]
-TURN_TYPES: tuple[TurnType, ...] = get_args(TurnType)
-
-NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-
-
-class Frozen(BaseModel):
-    """Base of every section: immutable, and strict about its keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+DEFAULT_PARSER = "warmloop_hermes"
 
 
 class PypiSource(Frozen):
@@ -119,6 +110,90 @@ class SimulatorConfig(Frozen):
     start_s: float = Field(default=0.0, ge=0)
 
 
+class KvEndpoints(Frozen):
+    """Where an engine of others publishes its KV events: ZeroMQ addresses."""
+
+    events: str = Field(pattern=r"^(tcp|ipc)://.+")
+    replay: str = Field(default="", pattern=r"^((tcp|ipc)://.+)?$")
+    """Where it sends again what was missed; empty: it does not."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"events": value} if isinstance(value, str) else value
+
+
+class LoraConfig(Frozen):
+    """LoRA adapters of one model: whether the engine takes them, and how many."""
+
+    enabled: bool | None = None
+    """Default: only where the model has `adapters`. True lets them be loaded at run time too."""
+    max_rank: int = Field(default=16, ge=1, le=512)
+    """Engines set memory and time aside for this rank, whatever an adapter's own is."""
+    max_resident: int = Field(default=4, ge=1, le=256)
+    """Adapters that the engine computes with at once; one more takes the place of the least
+    recently used."""
+    max_cached: int = Field(default=16, ge=1, le=4096)
+    """Adapters in the engine's host memory, the resident ones included; others come from disk."""
+    max_known: int = Field(default=64, ge=1, le=4096)
+    """Adapters that can be asked for by name; loading one more is refused."""
+    folders: tuple[Path, ...] = ()
+    """Where adapters may be loaded from at run time; default: `adapters` under WARMLOOP_HOME, and
+    the folders that the configured adapters lie in."""
+    load_timeout_s: float = Field(default=120.0, gt=0)
+    """Longest wait for one engine to load or unload one adapter."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LoraConfig:
+        if self.max_cached < self.max_resident:
+            raise ValueError(
+                f"max_cached ({self.max_cached}) must be at least max_resident "
+                f"({self.max_resident}): what is computed with is held too"
+            )
+        return self
+
+
+class RestartConfig(Frozen):
+    """How an engine that died is started again: soon, and ever later while it keeps dying."""
+
+    pause_s: float = Field(default=0.5, gt=0)
+    """Before the first new start; doubles with each failure in a row."""
+    max_pause_s: float = Field(default=60.0, gt=0)
+    jitter: float = Field(default=0.2, ge=0, lt=1)
+    """Share by which a pause may be longer or shorter, so that replicas do not start in step."""
+    steady_after_s: float = Field(default=120.0, ge=0)
+    """An engine that was ready for so long begins the count of failures anew."""
+
+
+class EngineLogsConfig(Frozen):
+    """How much of a model's engine logs is kept; the newest stay, and those of living engines."""
+
+    keep: int = Field(default=20, ge=1)
+    """Engines' logs of one model, living ones included."""
+    keep_mib: float = Field(default=256.0, gt=0)
+
+
+class AutoscaleConfig(Frozen):
+    """Replicas by the engines' own queues and KV use; see `serving.autoscale`."""
+
+    min_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(ge=1, le=1000)
+    target_waiting: float = Field(default=2.0, gt=0)
+    """Requests that may wait in each engine; more of them bring another replica."""
+    kv_high: float = Field(default=0.9, gt=0, le=1)
+    """Share of the KV cache in use, on average, that brings another replica."""
+    up_delay_s: float = Field(default=10.0, ge=0)
+    down_delay_s: float = Field(default=300.0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AutoscaleConfig:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas ({self.max_replicas}) is below min_replicas ({self.min_replicas})"
+            )
+        return self
+
+
 class ModelConfig(Frozen):
     """One model: its weights, the engine that runs it, and how many replicas."""
 
@@ -131,6 +206,11 @@ class ModelConfig(Frozen):
     """What an external engine calls the model; default: the model's name here."""
     replicas: int = Field(default=1, ge=1, le=1000)
     gpus: float = Field(default=0, ge=0)
+    """GPUs of one replica: 0 is CPU, below 1 is that share of one GPU's memory, more than 1 is
+    tensor parallel over so many GPUs of one node."""
+    node_group: Name | None = None
+    """Only nodes that Ray was told to have this resource run it: `ray start --resources
+    '{"NAME": 1}'`. In Kubernetes, a worker group. Unset: any node with the GPUs."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of one replica (CPU engines only)."""
     context_tokens: int = Field(default=8192, ge=256)
@@ -143,32 +223,130 @@ class ModelConfig(Frozen):
     downloaded. On CPUs without bfloat16 instructions the check counts 1.8 times as much."""
     disk_gib: float = Field(default=0.0, ge=0)
     """Disk for the weights, download and conversion included; checked first."""
-    tool_parser: str = "warmloop_hermes"
+    tool_parser: str | None = None
+    """The engine's name of this model's parser of calls; default of vLLM: warmloop_hermes, whose
+    grammar leaves no invalid call to write; of SGLang too. `external` engines: name it if they
+    run it as well."""
+    auto_text: Literal["free", "reply"] = "free"
+    """How a turn with tools and `tool_choice: auto` may be answered in words. `free`: as the model
+    likes. `reply`: by a built-in tool, shown as text; for models that otherwise write calls as
+    text, which is what small models do that were not trained on the parser's tags."""
+    max_parallel_calls: int = Field(default=8, ge=1, le=64)
+    """Tool calls in one answer at most."""
+    reasoning_parser: str | None = None
+    """vLLM's or SGLang's parser of this model's reasoning, e.g. qwen3; the grammar of tool calls
+    begins where the reasoning ends."""
     chat_template: Path | None = None
     """A Jinja file; a bare name is looked up among the shipped ones."""
+    adapters: Mapping[Name, Path] = Field(default_factory=dict)
+    """LoRA adapters: the name that clients write in `model` → the folder that peft saved."""
+    lora: LoraConfig = LoraConfig()
     prices: Prices = Prices()
+    kv_events: bool | None = None
+    """Whether the engine publishes what its KV cache stores and drops, for routers that want to
+    know exactly. Default: yes, but no for SGLang, which writes an event for each token unless
+    `extra_args` has a --page-size. Whoever can reach the events can read prompts' token ids."""
+    kv_endpoints: tuple[KvEndpoints, ...] = ()
+    """The same of engines that already run (engine: external), in the order of `urls`."""
     python: Path | None = None
-    """The engine's own interpreter; default $WARMLOOP_VLLM_PYTHON or .venv-vllm."""
+    """The engine's own interpreter; default $WARMLOOP_VLLM_PYTHON or .venv-vllm, and with SGLANG
+    for VLLM."""
     ready_timeout_s: float = Field(default=600.0, gt=0)
+    drain_s: float = Field(default=300.0, ge=0)
+    """How long running requests may go on when a replica is restarted or scaled away."""
+    hung_after_s: float | None = Field(default=None, gt=0)
+    """An engine that has work and produces nothing for so long is replaced. Default: 120 with GPUs;
+    300 on CPU, where one step of a long prompt may take minutes."""
+    restart: RestartConfig = RestartConfig()
+    logs: EngineLogsConfig = EngineLogsConfig()
+    autoscale: AutoscaleConfig | None = None
+    """Without it there are always `replicas` of them."""
     extra_args: tuple[str, ...] = ()
     env: Mapping[str, str] = Field(default_factory=dict)
     simulator: SimulatorConfig = SimulatorConfig()
 
     @model_validator(mode="after")
     def _complete(self) -> ModelConfig:
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus: {self.gpus} is neither a share of one GPU nor whole GPUs")
         if self.engine == "external":
             if not self.urls:
                 raise ValueError("engine: external needs urls, e.g. [http://127.0.0.1:8001]")
             for url in self.urls:
                 if not url.startswith(("http://", "https://")):
                     raise ValueError(f"urls: {url!r} must begin with http:// or https://")
+            if self.kv_endpoints and len(self.kv_endpoints) != len(self.urls):
+                raise ValueError(
+                    f"kv_endpoints: {len(self.kv_endpoints)} for {len(self.urls)} urls; give each "
+                    "url its own, in the same order"
+                )
+        elif self.kv_endpoints:
+            raise ValueError("kv_endpoints go with engine: external; ours are found by themselves")
         elif self.urls:
             raise ValueError(f"urls go with engine: external, not with engine: {self.engine}")
         if self.engine in ("vllm", "sglang") and not self.sources:
             raise ValueError(
                 f"engine: {self.engine} needs sources, e.g. [hf:Qwen/Qwen2.5-Coder-1.5B-Instruct]"
             )
+        if self.autoscale is not None:
+            if self.engine == "external":
+                raise ValueError("autoscale: engines of others (engine: external) are not ours")
+            if "replicas" in self.model_fields_set:
+                raise ValueError("replicas: goes without autoscale; write autoscale.min_replicas")
         return self
+
+    @model_validator(mode="after")
+    def _adapters_fit(self) -> ModelConfig:
+        if self.engine == "sglang" and self.takes_adapters and not self.gpus:
+            raise ValueError(
+                "adapters: SGLang takes none on CPU (it crashes on the first one); use engine: vllm"
+            )
+        if self.adapters and self.lora.enabled is False:
+            raise ValueError("lora.enabled: false, but there are adapters; remove one of the two")
+        if len(self.adapters) > self.lora.max_known:
+            raise ValueError(
+                f"adapters: {len(self.adapters)} are more than lora.max_known: "
+                f"{self.lora.max_known}; raise it"
+            )
+        for name, folder in self.adapters.items():
+            if str(folder).startswith("hf:"):
+                raise ValueError(
+                    f"adapters.{name}: {str(folder)!r} is not a folder; download it, and give the "
+                    "folder"
+                )
+        if "--enable-lora" in self.extra_args:
+            raise ValueError("extra_args: --enable-lora: write lora: {enabled: true} instead")
+        return self
+
+    @property
+    def publishes_kv(self) -> bool:
+        """True when an engine that we start shall publish its KV events."""
+        if "--kv-events-config" in self.extra_args:  # theirs; where, we do not know
+            return False
+        if self.kv_events is None:
+            return self.engine != "sglang" or "--page-size" in self.extra_args
+        return self.kv_events
+
+    @property
+    def takes_adapters(self) -> bool:
+        """True when the engine is started so that it can serve LoRA adapters."""
+        return bool(self.adapters) if self.lora.enabled is None else self.lora.enabled
+
+    @property
+    def adapter_folders(self) -> tuple[Path, ...]:
+        """Where adapters may be loaded from at run time."""
+        beside = {path.parent: None for path in self.adapters.values()}
+        return self.lora.folders or (home() / "adapters", *beside)
+
+    @property
+    def patience_s(self) -> float:
+        """How long an engine with work may produce nothing."""
+        return self.hung_after_s or (120.0 if self.gpus else 300.0)
+
+    @property
+    def first_replicas(self) -> int:
+        """How many replicas a start brings up."""
+        return self.replicas if self.autoscale is None else self.autoscale.min_replicas
 
 
 class FrontConfig(Frozen):
@@ -176,6 +354,10 @@ class FrontConfig(Frozen):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8400, ge=0, le=65535)
+    peers: tuple[str, ...] = ()
+    """The other front doors of this stack, e.g. http://10.0.0.6:8400; one's own may be among them.
+    They tell each other what they learn, signed with $WARMLOOP_PEER_SECRET. In a Ray cluster the
+    front doors of the group `front` find each other."""
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
     max_inflight: int = Field(default=1024, ge=1)
     """Requests on their way to engines, all models together; one more gets 429."""
@@ -184,24 +366,15 @@ class FrontConfig(Frozen):
     idle_timeout_s: float = Field(default=120.0, gt=0)
     """Longest silence within a stream before the engine counts as hung."""
     drain_s: float = Field(default=5.0, ge=0)
-    """How long running requests may go on when the front door or an engine is stopped."""
+    """How long running requests may go on when the whole stack is stopped."""
 
-
-class RouterConfig(Frozen):
-    """The policies' knobs."""
-
-    small_turns: tuple[TurnType, ...] = ("classify", "summarise", "format")
-    """Turn types that `model: auto` gives to the small tier."""
-    spill_factor: float = Field(default=2.0, ge=1)
-    """A session leaves home when home has this many times the mean load."""
-    spill_min: int = Field(default=4, ge=1)
-    """... and at least this many requests of its own."""
-    eject_s: float = Field(default=5.0, gt=0)
-    """How long a replica that refused or timed out gets no turns."""
-    attempts: int = Field(default=3, ge=1, le=10)
-    """Replicas to try before the first byte; then the client gets the error."""
-    max_sessions: int = Field(default=200_000, ge=1)
-    """Session homes kept in memory; the least recently used go first."""
+    @field_validator("peers")
+    @classmethod
+    def _urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"peers: {url!r} must begin with http:// or https://")
+        return tuple(url.rstrip("/") for url in value)
 
 
 class AgentLimits(Frozen):
@@ -228,6 +401,8 @@ class AgentConfig(Frozen):
 
     version: int = Field(default=1, ge=1)
     model: str = "auto"
+    tier: TierKnobs = TierKnobs()
+    """Of `model: auto`: what differs from the stack's `router.tiers`."""
     instructions: str = ""
     tools: tuple[str, ...] = ()
     """`module:function`; modules are looked up in `tool_path`, then on sys.path."""
@@ -258,6 +433,10 @@ class StackConfig(Frozen):
     models: Mapping[Name, ModelConfig] = Field(min_length=1)
     front: FrontConfig = FrontConfig()
     router: RouterConfig = RouterConfig()
+    tools: ToolsConfig = ToolsConfig()
+    tenants: Mapping[Name, TenantConfig] = Field(default_factory=dict)
+    """Without any, everybody may use everything, and no request needs a key."""
+    admission: AdmissionConfig = AdmissionConfig()
     agents: Mapping[Name, AgentConfig] = Field(default_factory=dict)
     journal: JournalConfig = JournalConfig()
 
@@ -269,18 +448,70 @@ class StackConfig(Frozen):
             )
         if "auto" in self.models:
             raise ValueError("models.auto: 'auto' is reserved for the router's choice")
+        adapters = self.adapters
         for name, agent in self.agents.items():
-            if agent.model != "auto" and agent.model not in self.models:
+            if agent.model not in ("auto", *self.models, *adapters):
                 raise ValueError(
                     f"agents.{name}.model: unknown model {agent.model!r}; "
-                    + nearest(agent.model, ["auto", *self.models])
+                    + nearest(agent.model, ["auto", *self.models, *adapters])
+                )
+            if agent.model != "auto" and agent.tier != TierKnobs():
+                raise ValueError(
+                    f"agents.{name}.tier: goes with model: auto, not with model: {agent.model}; "
+                    "remove one of the two"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _adapters_apart(self) -> StackConfig:
+        """An adapter is asked for as a model is: its name may stand for nothing else."""
+        taken = {"auto": "the router", **dict.fromkeys(self.models, "a model")}
+        taken |= dict.fromkeys(self.agents, "an agent")
+        for model, config in self.models.items():
+            for name in config.adapters:
+                if name in taken:
+                    raise ValueError(
+                        f"models.{model}.adapters.{name}: the name is taken by {taken[name]}; "
+                        "adapters are addressed as models"
+                    )
+                taken[name] = f"an adapter of {model}"
+        return self
+
+    @model_validator(mode="after")
+    def _tenants_know_models(self) -> StackConfig:
+        if OPERATOR in self.tenants:
+            raise ValueError(
+                f"tenants.{OPERATOR}: the name is taken by those who run the stack; choose another"
+            )
+        known = ["auto", *self.models, *self.agents, *self.adapters]
+        for tenant, config in self.tenants.items():
+            for name in config.models or ():
+                if name not in known:
+                    raise ValueError(
+                        f"tenants.{tenant}.models: unknown name {name!r}; {nearest(name, known)}"
+                    )
+            for name in config.adapters:
+                # Others may be loaded at run time.
+                if name in ("auto", *self.models, *self.agents):
+                    raise ValueError(
+                        f"tenants.{tenant}.adapters: {name!r} is a model or an agent; write it "
+                        "under models"
+                    )
+        return self
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """The configured adapters: name → the model that they belong to."""
+        return {name: model for model, config in self.models.items() for name in config.adapters}
 
     @property
     def folder(self) -> Path:
         """Where this stack keeps its journal, logs and run file."""
         return home() / "stacks" / self.name
+
+    @property
+    def keys_path(self) -> Path:
+        return self.admission.keys or self.folder / "keys.json"
 
     @property
     def journal_path(self) -> Path:
@@ -294,12 +525,6 @@ MAX_RANGE = 10_000
 def home() -> Path:
     """`$WARMLOOP_HOME`, else `~/.warmloop`: weights, and one folder a stack."""
     return Path(os.environ.get("WARMLOOP_HOME") or Path.home() / ".warmloop")
-
-
-def nearest(word: str, valid: list[str]) -> str:
-    """A hint for a misspelt name: the closest valid one, else all of them."""
-    close = difflib.get_close_matches(word, valid, n=1)
-    return f"did you mean {close[0]!r}?" if close else "valid: " + ", ".join(sorted(valid))
 
 
 def expand_range(text: str) -> list[str]:
@@ -322,157 +547,3 @@ def expand_range(text: str) -> list[str]:
         "".join(part for pair in zip(pieces, (*numbers, ""), strict=True) for part in pair)
         for numbers in zip(*spans, strict=True)
     ]
-
-
-def load(path: Path) -> StackConfig:
-    """Read, check and freeze a stack file.
-
-    Raises ConfigError with one line for each mistake: field, value and fix.
-    """
-    path = Path(path)
-    raw = _read(path, "try -c configs/cpu.yaml")
-    _read_agents(path, raw)
-    _anchor_paths(raw, path.resolve().parent)
-    try:
-        return StackConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_say(path, error))) from None
-
-
-def _read(path: Path, hint: str) -> dict[str, Any]:
-    try:
-        # S506: a SafeLoader, in all but name.
-        raw = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)  # noqa: S506
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; {hint}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}; {hint}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason}); {hint}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(raw, dict):
-        found = "an empty file" if raw is None else f"a {type(raw).__name__}"
-        raise ConfigError(f"{path}: expected 'key: value' lines, found {found}; {hint}")
-    return raw
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that is written twice: YAML would silently take the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                continue
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise yaml.YAMLError(f"line {line}: {key.value}: is there twice; remove one")
-            if isinstance(key.value, str):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _read_agents(path: Path, raw: dict[str, Any]) -> None:
-    """An agent written as a string is the path of its own file; its tools lie beside that file."""
-    agents = raw.get("agents")
-    if not isinstance(agents, dict):
-        return
-    for name, agent in agents.items():
-        if isinstance(agent, str):
-            file = path.resolve().parent / Path(agent).expanduser()
-            section = _read(file, f"fix agents.{name} in {path}")
-            if isinstance(section.setdefault("tool_path", "."), str):
-                section["tool_path"] = str(file.parent / section["tool_path"])
-            agents[name] = section
-
-
-def _anchor_paths(raw: dict[str, Any], base: Path) -> None:
-    """Make relative paths in the file relative to the file, wherever the command runs."""
-
-    def anchor(section: Any, key: str) -> None:
-        if isinstance(section, dict) and isinstance(section.get(key), str):
-            section[key] = str(base / Path(section[key]).expanduser())
-
-    models = raw.get("models")
-    for model in models.values() if isinstance(models, dict) else ():
-        if not isinstance(model, dict):
-            continue
-        template = model.get("chat_template")
-        if isinstance(template, str) and "/" in template:
-            anchor(model, "chat_template")
-        anchor(model, "python")
-        sources = model.get("sources")
-        if not isinstance(sources, list):
-            continue
-        for i, source in enumerate(sources):
-            anchor(source, "path")
-            if isinstance(source, str) and source.startswith("path:"):
-                sources[i] = {"path": str(base / Path(source[5:]).expanduser())}
-    agents = raw.get("agents")
-    for agent in agents.values() if isinstance(agents, dict) else ():
-        anchor(agent, "tool_path")
-    anchor(raw.get("journal"), "path")
-
-
-def _say(path: Path, error: ValidationError) -> list[str]:
-    """One sentence for each mistake that pydantic found."""
-    lines = []
-    for item in error.errors(include_url=False):
-        parts = [str(part) for part in item["loc"] if part != "[key]"]
-        where = f"{path}: " + "".join(f"{part}." for part in parts)[:-1] + ": " * bool(parts)
-        if item["type"] == "extra_forbidden":
-            hint = nearest(str(item["loc"][-1]), _valid_keys(item["loc"][:-1]))
-            lines.append(f"{where}unknown key; {hint}")
-        elif item["type"] == "missing":
-            lines.append(f"{where}missing; add it")
-        else:
-            text = _PLAIN.get(item["type"]) or item["msg"].removeprefix("Value error, ")
-            if item.get("ctx", {}).get("pattern") == NAME_PATTERN:
-                text = "a name is of a-z, 0-9, '.', '_' and '-', and begins with a-z or 0-9"
-            shown = item.get("input")
-            value = f" (got {shown!r})" if isinstance(shown, str | int | float | bool) else ""
-            lines.append(f"{where}{text}{value}")
-    return lines
-
-
-_PLAIN = {
-    "dict_type": "write 'key: value' lines below it",
-    "model_type": "write 'key: value' lines below it",
-    "tuple_type": "write a list, e.g. [a, b]",
-    "too_short": "write at least one entry below it",
-}
-"""What pydantic says in Python's terms, in YAML's; by its kind of error."""
-
-
-def _valid_keys(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that the section at `loc` accepts, found by walking the models' annotations."""
-    section: type[Frozen] | None = StackConfig
-    for part in loc:
-        section = _SECTIONS.get((section, str(part))) or _SECTIONS.get((section, "*"))
-        if section is None:
-            return []
-    return [*section.model_fields] if section else []
-
-
-_SECTIONS: dict[tuple[type[Frozen] | None, str], type[Frozen]] = {}
-
-
-def _index(section: type[Frozen]) -> None:
-    """Fill `_SECTIONS`: (section, key) → the section below; `*` stands for any name or index."""
-    for key, info in section.model_fields.items():
-        for below in _frozen_types(info.annotation):
-            _SECTIONS[section, key] = below
-            # A mapping's or a list's own keys pass through to the same section.
-            if info.annotation is not below:
-                _SECTIONS[below, "*"] = below
-            _index(below)
-
-
-def _frozen_types(annotation: Any) -> list[type[Frozen]]:
-    if isinstance(annotation, type) and issubclass(annotation, Frozen):
-        return [annotation]
-    return [found for arg in get_args(annotation) for found in _frozen_types(arg)]
-
-
-_index(StackConfig)

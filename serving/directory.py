@@ -10,12 +10,16 @@ named actor of the cluster. The actor keeps nothing on disk: after a restart it 
 answers False, and the replicas register again, all within a second.
 
 Whoever watches gets a whole snapshot: at once when an engine comes, goes or changes state, else
-each second with fresh loads.
+each second with fresh loads. A watcher that gives its name (the feed of a front door) says with
+each call what it has heard so far: a replica that drains can ask whether all of them know. It may
+say where its front door listens: so front doors find each other. And the cluster that is about to
+end says here how long a drain may still take.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,12 +32,16 @@ from serving.table import Engine, EngineLoad, EngineState
 
 NAME = "warmloop-directory"
 NAMESPACE = "warmloop"
-LEASE_S = 3.0
-"""Three missed renewals: longer than a busy machine's hiccup, shorter than a client's patience."""
+LEASE_S = 6.0
+"""Six missed renewals: longer than the hiccups of a machine at twenty times its load (seen: 3 to
+4 s), shorter than a client's patience. Only a replica whose own process was killed is noticed so
+late; its engine is then gone too, and the first turn that meets it ejects it."""
 FAILURE_LEASE_S = 300.0
 MAX_FAILURES = 20
 """Failed starts that are remembered, all models together; the oldest go first."""
 SWEEP_S = 0.25
+WATCHER_LEASE_S = 5.0
+"""A watcher calls each second; one that is silent for so long is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,8 @@ class Snapshot:
 
     version: int
     engines: tuple[Engine, ...]
+    fronts: tuple[str, ...] = ()
+    """URLs of the front doors that follow this directory."""
 
 
 def encode(snapshot: Snapshot) -> bytes:
@@ -67,6 +77,8 @@ class Directory:
         self._version = first_version
         self._entries: dict[str, Engine] = {}
         self._expires_s: dict[str, float] = {}
+        self._fronts: dict[str, tuple[str, float]] = {}
+        """Watcher → where its front door listens, and when that is believed no more."""
 
     @property
     def version(self) -> int:
@@ -106,12 +118,22 @@ class Directory:
         now_s = self._clock()
         for replica in [r for r, due_s in self._expires_s.items() if due_s <= now_s]:
             self.leave(replica)
+        for watcher in [w for w, (_, due_s) in self._fronts.items() if due_s <= now_s]:
+            del self._fronts[watcher]
+            self._version += 1
+
+    def watched(self, watcher: str, front: str, lease_s: float) -> None:
+        """A watcher is there, on behalf of the front door at this URL."""
+        if watcher not in self._fronts:
+            self._version += 1
+        self._fronts[watcher] = (front, self._clock() + lease_s)
 
     def snapshot(self) -> Snapshot:
         """All live entries, ordered by model and replica."""
         self.sweep()
         ordered = sorted(self._entries.values(), key=lambda e: (e.model, e.replica))
-        return Snapshot(self._version, tuple(ordered))
+        fronts = sorted({front for front, _ in self._fronts.values()})
+        return Snapshot(self._version, tuple(ordered), tuple(fronts))
 
 
 class DirectoryActor:
@@ -122,10 +144,34 @@ class DirectoryActor:
         self._directory = Directory(first_version=time.time_ns() // 1000)
         self._changed = asyncio.Event()
         self._sweeper: asyncio.Task[None] | None = None
+        self._heard: dict[str, tuple[int, float]] = {}
+        """Watcher → the version that it holds, and when it said so."""
+        self._close_by_s = math.inf
 
-    async def register(self, engine: Engine, lease_s: float = LEASE_S) -> None:
+    async def heard(self, version: int) -> bool:
+        """Does every watcher with a name that is there hold `version`, or a later one?
+
+        True when the cluster is ending: its front doors ended first, and say nothing more.
+        """
+        if self._close_by_s < math.inf:
+            return True
+        oldest_s = time.monotonic() - WATCHER_LEASE_S
+        self._heard = {name: held for name, held in self._heard.items() if held[1] >= oldest_s}
+        return all(held >= version for held, _ in self._heard.values())
+
+    async def close_within(self, drain_s: float) -> None:
+        """The whole cluster is about to end: no drain may take longer than this."""
+        self._close_by_s = time.monotonic() + drain_s
+
+    async def left_s(self) -> float:
+        """Seconds that `close_within` leaves; infinite when the cluster is not ending."""
+        return self._close_by_s - time.monotonic()
+
+    async def register(self, engine: Engine, lease_s: float = LEASE_S) -> int:
+        """Returns the version that has it."""
         with self._noticing():
             self._directory.register(engine, lease_s)
+        return self._directory.version
 
     async def renew(self, replica: str, load: EngineLoad, lease_s: float = LEASE_S) -> bool:
         with self._noticing():
@@ -138,8 +184,18 @@ class DirectoryActor:
     async def snapshot(self) -> Snapshot:
         return self._directory.snapshot()
 
-    async def watch(self, version: int, wait_s: float = 1.0) -> Snapshot:
-        """The snapshot as soon as its version is not `version`, at the latest after `wait_s`."""
+    async def watch(
+        self, version: int, wait_s: float = 1.0, watcher: str = "", front: str = ""
+    ) -> Snapshot:
+        """The snapshot as soon as its version is not `version`, at the latest after `wait_s`.
+
+        `front` is the URL of the front door that the watcher works for, if others may know it.
+        """
+        if watcher:
+            self._heard[watcher] = (version, time.monotonic())
+        if watcher and front:
+            with self._noticing():
+                self._directory.watched(watcher, front, WATCHER_LEASE_S)
         if self._sweeper is None:
             # Not in __init__: the actor's event loop may not run yet there.
             self._sweeper = asyncio.create_task(self._sweep())
@@ -182,6 +238,8 @@ def connect() -> Any:
             lifetime="detached",
             get_if_exists=True,
             num_cpus=0,
+            # Beside Ray's own records: whatever other node dies, the list of engines stays.
+            resources={"node:__internal_head__": 0.001},
             max_restarts=-1,
             max_concurrency=10_000,  # a watcher that waits takes one
         )

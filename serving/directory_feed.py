@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import secrets
 import sys
 import threading
 
@@ -25,8 +26,11 @@ CALL_S = 10.0
 """A watch that takes longer means that the actor, or Ray, is gone."""
 
 
-async def follow(address: str) -> None:
-    """Print snapshots for ever; raises what Ray raises when the cluster cannot be reached."""
+async def follow(address: str, front: str = "") -> None:
+    """Print snapshots for ever; raises what Ray raises when the cluster cannot be reached.
+
+    `front` is where our front door listens, for the others to know; empty: they need not.
+    """
     import ray
 
     ray.init(
@@ -36,11 +40,12 @@ async def follow(address: str) -> None:
         configure_logging=False,
     )
     version = -1
+    name = secrets.token_hex(8)
     actor = await asyncio.to_thread(directory.connect)
     while True:
         try:
             async with asyncio.timeout(CALL_S):
-                snapshot = await actor.watch.remote(version, WATCH_S)
+                snapshot = await actor.watch.remote(version, WATCH_S, name, front)
         except ray.exceptions.RayActorError:
             # It restarts by itself; if it was killed for good, a new one is made.
             await asyncio.sleep(WATCH_S)
@@ -62,10 +67,11 @@ def _end_with_owner() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m serving.directory_feed")
     parser.add_argument("--address", required=True, help="the Ray cluster's GCS, host:port")
+    parser.add_argument("--front", default="", help="where our front door listens, as a URL")
     args = parser.parse_args()
     threading.Thread(target=_end_with_owner, daemon=True).start()
     try:
-        asyncio.run(follow(args.address))
+        asyncio.run(follow(args.address, args.front))
     except Exception as error:
         print(f"directory feed: {type(error).__name__}: {error}", file=sys.stderr)
         os._exit(1)

@@ -1,12 +1,14 @@
 """Can this machine run this stack? Asked before anything is downloaded or started.
 
     engines  adapter, Python          of each engine must be there
+    adapters files, rank, shapes      of each LoRA adapter must be such that its model can serve it
+    GPUs     number, memory, CUDA            of those that nvidia-smi shows
     memory   sum of memory_gib x replicas   against   what is available, cgroup limits included
     disk     sum of disk_gib still to fetch  against   what is free where the weights are kept
     port     front.port                      must be free
 
 A model without memory_gib or disk_gib is not counted: nobody said what it needs. External engines
-run elsewhere; they and their URLs are not looked at.
+run elsewhere; they and their URLs are not looked at, only the adapters that they shall load.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ import shutil
 import socket
 from pathlib import Path
 
-from serving import weights
+from serving import adapters, gpus, weights
 from serving.config import ModelConfig, StackConfig, home
-from serving.engines import adapter_for, vllm
-from serving.errors import ConfigError, EngineError
+from serving.engines import adapter_for, environment, vllm
+from serving.errors import AdapterError, ConfigError, EngineError
 
 GIB = 2**30
 FLOAT32_FACTOR = 1.8
@@ -27,11 +29,17 @@ FLOAT32_FACTOR = 1.8
 
 
 def check(config: StackConfig) -> None:
-    """Raise ConfigError with one sentence for each thing that this machine lacks."""
+    """Raise ConfigError with one sentence for each thing that this machine lacks.
+
+    Raises AdapterError for the first LoRA adapter that cannot be served.
+    """
     own = {name: m for name, m in config.models.items() if m.engine != "external"}
     for name, model in own.items():
         _engine(name, model)
+    for name, model in config.models.items():
+        _adapters(name, model)
     said = (
+        *_gpus(own),
         _memory(own, available_memory_bytes()),
         _disk(own, home()),
         _port(config.front.host, config.front.port),
@@ -44,10 +52,36 @@ def _engine(name: str, model: ModelConfig) -> None:
     """Raise ConfigError where the engine's adapter or its Python is missing."""
     try:
         adapter_for(model.engine)
-        if model.engine == "vllm":
-            vllm.interpreter(model)
+        if model.engine in ("vllm", "sglang"):
+            environment.interpreter(model)
     except EngineError as error:
         raise ConfigError(f"models.{name}: {error}") from None
+
+
+def _adapters(name: str, model: ModelConfig) -> None:
+    """Raise AdapterError at the first adapter that the model could not serve.
+
+    Whether it fits the base is only known once the weights are here; the replica looks again then.
+    """
+    weights_folder = weights.cached(model)
+    base = adapters.base_of(weights_folder) if weights_folder is not None else None
+    for adapter, folder in model.adapters.items():
+        try:
+            adapters.check(folder, max_rank=model.lora.max_rank, base=base)
+        except AdapterError as error:
+            raise AdapterError(f"models.{name}.adapters.{adapter}: {error}") from None
+
+
+def _gpus(models: dict[str, ModelConfig]) -> list[str]:
+    """What the GPU models lack here; nothing is asked where there are none."""
+    wanting = {name: model for name, model in models.items() if model.gpus}
+    if not wanting:
+        return []
+    pythons = {n: environment.interpreter(m) for n, m in wanting.items() if m.engine == "vllm"}
+    built_for = {
+        name: text for name, python in pythons.items() if (text := gpus.torch_version_py(python))
+    }
+    return gpus.lacking(wanting, gpus.look(), built_for)
 
 
 def available_memory_bytes(
@@ -102,18 +136,20 @@ def _number(path: Path) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _memory_gib(model: ModelConfig) -> float:
+def memory_gib(model: ModelConfig) -> float:
     """Of one replica, on this machine's CPU."""
-    wide = model.engine == "vllm" and not model.gpus and not vllm.multiplies_bf16()
+    on_cpu = model.engine in ("vllm", "sglang") and not model.gpus
+    wide = on_cpu and not vllm.multiplies_bf16()
     return model.memory_gib * (FLOAT32_FACTOR if wide else 1)
 
 
 def _memory(models: dict[str, ModelConfig], available_bytes: int) -> str | None:
-    needed = sum(_memory_gib(m) * m.replicas for m in models.values())
+    models = {name: m for name, m in models.items() if not m.gpus}  # theirs is the GPU's
+    needed = sum(memory_gib(m) * m.first_replicas for m in models.values())
     if needed * GIB <= available_bytes:
         return None
     each = ", ".join(
-        f"{name} {_memory_gib(m):.3g}" + (f" x {m.replicas}" if m.replicas > 1 else "")
+        f"{name} {memory_gib(m):.3g}" + (f" x {m.first_replicas}" if m.first_replicas > 1 else "")
         for name, m in models.items()
         if m.memory_gib
     )

@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator
-from dataclasses import dataclass
 
 import msgspec
 
@@ -34,12 +33,20 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     model: str
     stream: bool | None = None
     tools: msgspec.Raw = _ABSENT
+    tool_choice: msgspec.Raw = _ABSENT
+    parallel_tool_calls: msgspec.Raw = _ABSENT
     response_format: msgspec.Raw = _ABSENT
+    structured_outputs: msgspec.Raw = _ABSENT
+    guided_choice: msgspec.Raw = _ABSENT
     user: msgspec.Raw = _ABSENT
     cache_salt: msgspec.Raw = _ABSENT
     conversation: msgspec.Raw = _ABSENT
     prompt_cache_key: msgspec.Raw = _ABSENT
     metadata: msgspec.Raw = _ABSENT
+    lora_path: msgspec.Raw = _ABSENT
+    priority: msgspec.Raw = _ABSENT
+    kv_transfer_params: msgspec.Raw = _ABSENT
+    session_params: msgspec.Raw = _ABSENT
 
 
 class ChatAsk(Ask, frozen=True, gc=False, kw_only=True):
@@ -136,12 +143,11 @@ def role_of(message: msgspec.Raw) -> str:
     """The role of one raw message; empty when it has none that is a string."""
     try:
         return _ROLE.decode(message).role
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """What an engine counted, in tokens; `prompt_tokens` includes `cached_tokens`."""
 
     prompt_tokens: int
@@ -182,7 +188,7 @@ def usage_in(answer: bytes) -> Usage | None:
     """The usage in a whole answer or in one event's data; None where there is none."""
     try:
         found = _ANSWER.decode(answer)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, nested without end
         return None
     fields = found.usage
     if fields is None and isinstance(found.message, _Message):
@@ -197,8 +203,7 @@ def usage_in(answer: bytes) -> Usage | None:
     return Usage(prompt, cached, fields.output_tokens or 0)
 
 
-@dataclass(frozen=True, slots=True)
-class SseEvent:
+class SseEvent(msgspec.Struct, frozen=True, gc=False):
     """One event: its `event:` name (empty when it has none) and its data lines, joined."""
 
     name: str
@@ -206,6 +211,7 @@ class SseEvent:
 
 
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+_USAGE = b'"usage"'
 
 
 class SseSplitter:
@@ -285,10 +291,13 @@ class UsageTail:
 
     @staticmethod
     def _newest(text: bytes) -> Usage | None:
-        if b'"usage"' not in text:
-            return None
-        for block in reversed(_BLANK_LINE.split(text)):
-            event = parse_event(block)
-            if event and b'"usage"' in event.data and (usage := usage_in(event.data)):
+        # From the end: mostly the first that is found has it, and no other event is looked at.
+        at = text.rfind(_USAGE)
+        while at >= 0:
+            start = max(text.rfind(b"\n\n", 0, at), text.rfind(b"\n\r\n", 0, at), 0)
+            end = _BLANK_LINE.search(text, at)
+            event = parse_event(text[start : end.start() if end else len(text)])
+            if event and _USAGE in event.data and (usage := usage_in(event.data)):
                 return usage
+            at = text.rfind(_USAGE, 0, start)
         return None

@@ -4,6 +4,10 @@
           ▲ not there yet: look again            │ it ends, or is silent: start it again
           └──────────────────────────────────────┘
 
+In a cluster of several machines there is no run file: the address is given ($WARMLOOP_RAY_ADDRESS,
+host:port of Ray's head), and Ray's token comes from the environment (RAY_AUTH_MODE and
+RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH). A Ray node must run beside this process: a driver needs one.
+
 The last snapshot is believed while the feed is away, but only for a grace period: then all of it
 counts as dead, with the reason. So a front door that lost Ray goes on serving for a moment, and
 never for long from a list that nobody keeps true. This process never imports Ray.
@@ -13,20 +17,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from serving.directory import decode
-from serving.run_file import RunFile, child_env, read_run_file
+from serving.errors import ConfigError
+from serving.owned_task import OwnedTask
+from serving.run_file import child_env, import_env, read_run_file
 from serving.table import Engine
 
+ADDRESS_VARIABLE = "WARMLOOP_RAY_ADDRESS"
+FRONT_VARIABLE = "WARMLOOP_FRONT_URL"
+"""Where the front door of this environment can be reached by others; unset: by nobody."""
 RETRY_S = 1.0
 SILENCE_S = 5.0
 """The feed prints a line each second; a busy machine may delay some."""
@@ -35,24 +45,51 @@ GRACE_S = 30.0
 MAX_LINE_BYTES = 8 * 2**20
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A Ray to follow, and the environment of a process that may speak to it."""
+
+    address: str
+    env: Mapping[str, str]
+
+
+def given_address(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The address in $WARMLOOP_RAY_ADDRESS, None where it is not set; raises ConfigError."""
+    address = environ.get(ADDRESS_VARIABLE)
+    if not address:
+        return None
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        raise ConfigError(
+            f"{ADDRESS_VARIABLE}: {address!r} is not HOST:PORT of Ray's head, e.g. 10.0.0.5:6379"
+        )
+    return address
+
+
 class RayTable:
-    """EngineTable over the directory of the cluster that `run_dir`'s run file names."""
+    """EngineTable over the directory of the cluster at `address`, or of `run_dir`'s run file."""
 
     def __init__(
         self,
         run_dir: Path,
         *,
+        address: str | None = None,
+        front: str = "",
         clock: Callable[[], float] = time.monotonic,
         retry_s: float = RETRY_S,
         grace_s: float = GRACE_S,
     ) -> None:
         self._run_dir = run_dir
+        self._address = address
+        self._front = front
         self._clock = clock
         self._retry_s = retry_s
         self._grace_s = grace_s
         self._engines: tuple[Engine, ...] = ()
+        self.fronts: tuple[str, ...] = ()
+        """Front doors that follow the same directory, ours among them."""
         self._heard_s = clock()
-        self._task: asyncio.Task[None] | None = None
+        self._task = OwnedTask()
 
     def snapshot(self) -> tuple[Engine, ...]:
         silent_s = self._clock() - self._heard_s
@@ -63,32 +100,36 @@ class RayTable:
 
     def hear(self, line: bytes) -> None:
         """Take one line of the feed; raises msgspec.DecodeError."""
-        self._engines = decode(line).engines
+        heard = decode(line)
+        self._engines, self.fronts = heard.engines, heard.fronts
         self._heard_s = self._clock()
 
     async def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._follow(), name="ray-table")
+        self._task.start(self._follow, "ray-table")
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await self._task.stop()
 
     async def _follow(self) -> None:
         while True:
-            run = read_run_file(self._run_dir)
-            # A run file outlives a killed cluster; starting a feed for it would only cost CPU.
-            if run is not None and psutil.pid_exists(run.pid):
+            if (cluster := self._cluster()) is not None:
                 # Whatever ends the feed (Ray gone, killed, nonsense), the answer is another one.
                 with contextlib.suppress(TimeoutError, OSError, ValueError, EOFError):
-                    await self._listen(run)
+                    await self._listen(cluster)
             await asyncio.sleep(self._retry_s)
 
-    async def _listen(self, run: RunFile) -> None:
-        async with _feed(run) as process:
+    def _cluster(self) -> Cluster | None:
+        """The Ray to follow; None while there is none."""
+        if self._address is not None:
+            return Cluster(self._address, {**os.environ, **import_env()})
+        run = read_run_file(self._run_dir)
+        # A run file outlives a killed cluster; starting a feed for it would only cost CPU.
+        if run is None or not psutil.pid_exists(run.pid):
+            return None
+        return Cluster(run.address, child_env(run.token_path))
+
+    async def _listen(self, cluster: Cluster) -> None:
+        async with _feed(cluster, self._front) as process:
             assert process.stdout is not None  # noqa: S101 for the type checker: we asked for a pipe
             patience_s = self._grace_s  # its start takes some seconds, more on a busy machine
             while True:
@@ -101,14 +142,15 @@ class RayTable:
 
 
 @asynccontextmanager
-async def _feed(run: RunFile) -> AsyncIterator[Process]:
+async def _feed(cluster: Cluster, front: str) -> AsyncIterator[Process]:
     """The feed's process; ended with the block. It also ends when our end of its stdin closes."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "serving.directory_feed", "--address", run.address),
+        *(sys.executable, "-m", "serving.directory_feed", "--address", cluster.address),
+        *(("--front", front) if front else ()),
         stdin=PIPE,
         stdout=PIPE,
         limit=MAX_LINE_BYTES,
-        env=child_env(run.token_path),
+        env=cluster.env,
     )
     try:
         yield process

@@ -94,6 +94,10 @@ def ray_env(token_path: str | Path) -> dict[str, str]:
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
+        # A replica that is killed while it starts must not be the last: by default three are.
+        "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1000000",
+        # How fresh the figures are that `serving.autoscale` decides by (default: 10 s).
+        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
         "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
         # Ray's own logs are bounded: twice this for each of its processes.
         "RAY_ROTATION_MAX_BYTES": str(8 * 2**20),

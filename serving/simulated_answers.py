@@ -82,11 +82,15 @@ def read_chat(request: Json, header: str | None = None) -> tuple[Prompt, Answer]
     # Nothing is sorted here: an engine's template does not sort either, so a client that reorders
     # its tools loses its cache, and that is what a simulation should show.
     parts = [b"<|tools|>" + _dump(tools) + _END] if tools else []
+    begun = ""
+    if request.get("continue_final_message"):
+        messages, begun = _unfinished(request, messages)
     parts += [_render(message) for message in messages]
     prompt = Prompt(
-        b"".join(parts) + b"<|assistant|>\n", str(request.get("cache_salt", "")).encode()
+        b"".join(parts) + b"<|assistant|>\n" + begun.encode(),
+        str(request.get("cache_salt", "")).encode(),
     )
-    return prompt, _chat_answer(request, messages, tools, header)
+    return prompt, _go_on(_chat_answer(request, messages, tools, header), begun)
 
 
 def read_text(request: Json, header: str | None = None) -> tuple[Prompt, Answer]:
@@ -100,10 +104,44 @@ def read_text(request: Json, header: str | None = None) -> tuple[Prompt, Answer]
         data = b"".join((t & 0xFFFFFFFF).to_bytes(BYTES_PER_TOKEN, "big") for t in prompt)
     else:
         raise BadInput("prompt: text or a list of token ids is required (one prompt a request)")
-    script = header or (_script_line(prompt) if isinstance(prompt, str) else None)
-    answer = _scripted(script, 0) if script else None
+    script, begun = _begun(prompt) if isinstance(prompt, str) else (None, "")
+    script = header or script
+    answer = (_scripted(script, 0) if script else None) or Answer(text=" " + SENTENCE)
     salt = str(request.get("cache_salt", "")).encode()
-    return Prompt(data, salt), answer or Answer(text=" " + SENTENCE)
+    return Prompt(data, salt), _go_on(answer, begun)
+
+
+def _unfinished(request: Json, messages: list[Json]) -> tuple[list[Json], str]:
+    """The messages before the assistant's last one, and the text that it is to go on from."""
+    last = messages[-1]
+    if last["role"] != "assistant" or request.get("add_generation_prompt"):
+        raise BadInput("continue_final_message: needs an assistant's message, no generation prompt")
+    return messages[:-1], _text(last.get("content"))
+
+
+def _begun(prompt: str) -> tuple[str | None, str]:
+    """A text's script, and what stands behind it: the beginning of the answer that it asks for.
+
+    Without a script it is the beginning of the fixed sentence, if the text ends with that.
+    """
+    at = max(prompt.rfind("\n" + _MARK), 0 if prompt.startswith(_MARK) else -1)
+    if at < 0:
+        sentence = " " + SENTENCE
+        ends = (sentence[:n] for n in range(len(sentence), 3, -1))
+        return None, next((end for end in ends if prompt.endswith(end)), "")
+    script = prompt[at:].lstrip("\n")[len(_MARK) :].lstrip()
+    try:
+        _, end = json.JSONDecoder().raw_decode(script)
+    except ValueError as error:
+        raise BadInput(f"{_MARK} is not JSON: {error}") from None
+    return script[:end], script[end:]
+
+
+def _go_on(answer: Answer, begun: str) -> Answer:
+    """The rest of an answer that began so; an answer that begins otherwise is said whole."""
+    if not begun or not answer.text.startswith(begun):
+        return answer
+    return replace(answer, text=answer.text[len(begun) :])
 
 
 def limit(answer: Answer, request: Json, room_tokens: int) -> Answer:

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Protocol
 
 BYTES_PER_TOKEN = 4
 
@@ -39,12 +40,25 @@ def chain(data: bytes, block_tokens: int, root: bytes = b"") -> list[bytes]:
     return hashes
 
 
+class Listener(Protocol):
+    """Hears what the cache stores and drops, as it happens."""
+
+    def stored(self, blocks: Chain, parent: bytes | int | None, session: str) -> None:
+        """New blocks, one after the other, the first of them after `parent`."""
+
+    def removed(self, block: bytes | int) -> None: ...
+
+    def cleared(self) -> None: ...
+
+
 @dataclass(slots=True)
 class Pins:
     """The blocks of one running sequence; belongs to the cache that gave it out."""
 
     held: list[bytes | int] = field(default_factory=list)
     blanks: int = 0
+    session: str = ""
+    """What the request calls its session; listeners are told."""
 
 
 class BlockCache:
@@ -57,6 +71,7 @@ class BlockCache:
         self._pinned: dict[bytes | int, int] = {}
         self._idle: OrderedDict[bytes | int, None] = OrderedDict()
         self._blanks = 0
+        self.listener: Listener | None = None
 
     @property
     def used_blocks(self) -> int:
@@ -72,7 +87,7 @@ class BlockCache:
         """How many leading blocks are here. Changes nothing."""
         hits = 0
         for block in blocks:
-            if block not in self._pinned and block not in self._idle:
+            if not self._has(block):
                 break
             hits += 1
         return hits
@@ -91,13 +106,17 @@ class BlockCache:
         for block in blocks[:hits]:
             self._pin(block, pins)
         while self.used_blocks + blanks + len(self._idle) > self.capacity_blocks:
-            self._idle.popitem(last=False)
+            block, _ = self._idle.popitem(last=False)
+            if self.listener is not None:
+                self.listener.removed(block)
         self._blanks += blanks
         pins.blanks = blanks
         return pins
 
     def commit(self, pins: Pins, blocks: Chain) -> None:
         """The sequence has computed `blocks` (from its first one on): they can be shared now."""
+        if self.listener is not None:
+            self._tell(self.listener, pins, blocks)
         for block in blocks[len(pins.held) :]:
             if pins.blanks == 0:
                 raise ValueError("a sequence computed more blocks than it reserved")
@@ -119,7 +138,25 @@ class BlockCache:
 
     def clear(self) -> None:
         """Forget what nobody pins."""
+        if self.listener is not None:
+            if self._pinned:  # as vLLM, which clears all or nothing, could not say it
+                for block in self._idle:
+                    self.listener.removed(block)
+            else:
+                self.listener.cleared()
         self._idle.clear()
+
+    def _tell(self, listener: Listener, pins: Pins, blocks: Chain) -> None:
+        """Of what a sequence has computed, the part that was not here before."""
+        start = len(pins.held)
+        while start < len(blocks) and self._has(blocks[start]):
+            start += 1
+        if start < len(blocks):
+            parent = blocks[start - 1] if start else None
+            listener.stored(blocks[start:], parent, pins.session)
+
+    def _has(self, block: bytes | int) -> bool:
+        return block in self._pinned or block in self._idle
 
     def _pin(self, block: bytes | int, pins: Pins) -> None:
         self._idle.pop(block, None)

@@ -53,6 +53,8 @@ class Job:
     output_tokens: int
     answer: Chain = ()
     """Hashes of the whole blocks of prompt and output together: what the next turn can reuse."""
+    session: str = ""
+    """What its blocks are published under."""
 
 
 class Running:
@@ -71,6 +73,7 @@ class Running:
         wait_s = due_s - self._engine.clock.now()
         if wait_s > 0:
             await self._engine.clock.sleep(wait_s)
+        await self._engine.produced(generated_tokens=tokens)
 
 
 class SimulatedEngine:
@@ -90,6 +93,20 @@ class SimulatedEngine:
         self._running = 0
         self._queried_tokens = 0
         self._hit_tokens = 0
+        self._prompt_tokens = 0
+        self._generated_tokens = 0
+        self._produces = asyncio.Event()
+        self._produces.set()
+
+    def hang(self) -> None:
+        """Take requests and produce nothing from now on, as an engine whose GPU is stuck does."""
+        self._produces.clear()
+
+    async def produced(self, *, prompt_tokens: int = 0, generated_tokens: int = 0) -> None:
+        """Count tokens, the moment that they are there; for ever later when it hangs."""
+        await self._produces.wait()
+        self._prompt_tokens += prompt_tokens
+        self._generated_tokens += generated_tokens
 
     def load(self) -> EngineLoad:
         """The same figures that vLLM reports."""
@@ -99,6 +116,8 @@ class SimulatedEngine:
             kv_usage=self.cache.used_blocks / self.cache.capacity_blocks,
             queried_tokens=self._queried_tokens,
             hit_tokens=self._hit_tokens,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated_tokens,
         )
 
     @asynccontextmanager
@@ -118,12 +137,14 @@ class SimulatedEngine:
         try:
             async with self._head:
                 pins = await self._reserve(reusable, blocks)
+                pins.session = job.session
                 self._running += 1
                 cached_tokens = len(pins.held) * block_tokens
                 self._queried_tokens += job.prompt_tokens
                 self._hit_tokens += cached_tokens
                 fresh_tokens = job.prompt_tokens - cached_tokens
                 await self.clock.sleep(fresh_tokens / self.config.prefill_tokens_per_s)
+                await self.produced(prompt_tokens=job.prompt_tokens)
                 self.cache.commit(pins, job.prompt)
             yield Running(self, cached_tokens)
             self.cache.commit(pins, job.answer)

@@ -7,6 +7,8 @@ speaks (Chat Completions, Completions, Messages; streaming or not; /v1/models, /
 holds prefixes as a vLLM does, and takes the time that it is told to take. It never pretends to be
 real: every answer says `system_fingerprint: warmloop-simulated` and `x-warmloop-simulated: 1`.
 
+SIGUSR1 makes it hang: it takes requests and answers for its health, and produces nothing.
+
     request → read (simulated_answers) → run (simulated_engine) → write (simulated_wire)
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -24,9 +27,11 @@ from typing import Any
 from aiohttp import web
 
 from serving.config import SimulatorConfig
+from serving.simulated_adapters import SimulatedAdapters
 from serving.simulated_answers import Answer, BadInput, Prompt, limit, read_chat, read_text
-from serving.simulated_cache import chain
+from serving.simulated_cache import BYTES_PER_TOKEN, chain
 from serving.simulated_engine import Clock, Job, Running, SimulatedEngine
+from serving.simulated_kv import published
 from serving.simulated_messages import MessagesWire, messages_to_chat
 from serving.simulated_wire import ChatWire, TextWire, Usage, Wire, pieces
 
@@ -74,6 +79,7 @@ class Simulator:
         *,
         seed: int = 0,
         max_running: int = 256,
+        max_lora_rank: int = 0,
         clock: Clock | None = None,
     ) -> None:
         if context_tokens > config.capacity_tokens:
@@ -88,6 +94,7 @@ class Simulator:
         self._seed = seed
         self._count = 0
         self._created = int(time.time())
+        self._adapters = SimulatedAdapters(model, max_lora_rank)
 
     def app(self) -> web.Application:
         """The aiohttp application."""
@@ -95,10 +102,12 @@ class Simulator:
         app.on_response_prepare.append(_label)
         for form in _FORMS:
             app.router.add_post(form.path, self._route(form))
+        self._adapters.add_routes(app)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_post("/reset_prefix_cache", self._reset)
+        app.router.add_post("/tokenize", self._tokenize)
         return app
 
     def _route(self, form: _Form) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -120,7 +129,9 @@ class Simulator:
         wire = form.wire(request_id, request)
         if answer.wait_s:
             await self.engine.clock.sleep(answer.wait_s)
-        async with self.engine.run(self._job(prompt, answer)) as running:
+        root = self._adapters.root(request["model"]) + prompt.salt
+        session = http.headers.get("x-session-id", "")
+        async with self.engine.run(self._job(prompt, answer, root, session)) as running:
             usage = Usage(prompt.tokens, running.cached_tokens, answer.tokens)
             if request.get("stream"):
                 return await _stream(http, wire, answer, usage, running)
@@ -132,7 +143,7 @@ class Simulator:
             request = json.loads(await http.read())
             if not isinstance(request, dict):
                 raise BadInput("the body must be a JSON object")
-            if request.get("model") != self._model:
+            if request.get("model") not in (self._model, *self._adapters.names):
                 raise _Refused(404, f"The model `{request.get('model')}` does not exist.", "model")
             if request.get("n", 1) != 1:
                 raise BadInput("n: a simulated engine gives one choice")
@@ -152,14 +163,15 @@ class Simulator:
             )
         return request, prompt, limit(answer, request, room_tokens)
 
-    def _job(self, prompt: Prompt, answer: Answer) -> Job:
+    def _job(self, prompt: Prompt, answer: Answer, root: bytes, session: str) -> Job:
         block_tokens = self.engine.config.block_tokens
-        blocks = chain(prompt.data + answer.data, block_tokens, prompt.salt)
+        blocks = chain(prompt.data + answer.data, block_tokens, root)
         return Job(
             prompt=blocks[: prompt.tokens // block_tokens],
             prompt_tokens=prompt.tokens,
             output_tokens=answer.tokens,
             answer=blocks,
+            session=session,
         )
 
     async def _models(self, _: web.Request) -> web.Response:
@@ -172,7 +184,7 @@ class Simulator:
             "parent": None,
             "max_model_len": self._context_tokens,
         }
-        return web.json_response({"object": "list", "data": [card]})
+        return web.json_response({"object": "list", "data": [card, *self._adapters.cards()]})
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response()
@@ -180,6 +192,20 @@ class Simulator:
     async def _reset(self, _: web.Request) -> web.Response:
         self.engine.cache.clear()
         return web.Response()
+
+    async def _tokenize(self, http: web.Request) -> web.Response:
+        """Pseudo-tokens of a `prompt`, or of `messages` as the template renders them."""
+        request = json.loads(await http.read())
+        try:
+            read = read_chat if "messages" in request else read_text
+            data = read(request)[0].data
+        except BadInput as error:
+            return _error(_FORMS[0], _Refused(400, str(error)))
+        size = BYTES_PER_TOKEN
+        tokens = [int.from_bytes(data[i : i + size], "big") for i in range(0, len(data), size)]
+        return web.json_response(
+            {"count": len(tokens), "max_model_len": self._context_tokens, "tokens": tokens}
+        )
 
     async def _metrics(self, _: web.Request) -> web.Response:
         load = self.engine.load()
@@ -191,6 +217,8 @@ class Simulator:
             ("kv_cache_usage_perc", "gauge", load.kv_usage),
             ("prefix_cache_queries_total", "counter", load.queried_tokens),
             ("prefix_cache_hits_total", "counter", load.hit_tokens),
+            ("prompt_tokens_total", "counter", load.prompt_tokens),
+            ("generation_tokens_total", "counter", load.generated_tokens),
         ):
             # vLLM's client library writes the family's name without `_total`.
             lines.append(f"# TYPE vllm:{name.removesuffix('_total')} {kind}")
@@ -239,9 +267,19 @@ def _error(form: _Form, refused: _Refused) -> web.Response:
     return web.json_response(body, status=refused.status)
 
 
-async def serve(simulator: Simulator, host: str, port: int, start_s: float) -> None:
-    """Listen until cancelled. Like a real engine, the port opens only after the start."""
-    await asyncio.sleep(start_s)
+async def serve(
+    simulator: Simulator, host: str, port: int, start_s: float, kv: str | None = None
+) -> None:
+    """Listen until cancelled. Like a real engine, the port opens only after the start.
+
+    `kv` is --kv-events-config; raises ValueError where it cannot be understood.
+    """
+    async with published(simulator.engine, kv):
+        await asyncio.sleep(start_s)
+        await _serve(simulator, host, port)
+
+
+async def _serve(simulator: Simulator, host: str, port: int) -> None:
     # A client that hangs up must free its slot: aiohttp cancels the handler only when asked to.
     runner = web.AppRunner(simulator.app(), handler_cancellation=True, access_log=None)
     await runner.setup()
@@ -257,7 +295,8 @@ async def serve(simulator: Simulator, host: str, port: int, start_s: float) -> N
 
 def main() -> None:
     """Command line; see the module's story."""
-    parser = argparse.ArgumentParser(prog="python -m serving.simulator")
+    # `@FILE` stands for the arguments in that file, one a line.
+    parser = argparse.ArgumentParser(prog="python -m serving.simulator", fromfile_prefix_chars="@")
     defaults = SimulatorConfig()
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8001)
@@ -265,6 +304,8 @@ def main() -> None:
     parser.add_argument("--context-tokens", type=int, default=32_768)
     parser.add_argument("--max-running", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max-lora-rank", type=int, default=0, help="0: it takes no adapters")
+    parser.add_argument("--kv-events-config", help="as vLLM's")
     for name, info in SimulatorConfig.model_fields.items():
         flag = "--" + name.replace("_", "-")
         kind = int if info.annotation is int else float
@@ -273,9 +314,15 @@ def main() -> None:
     config = SimulatorConfig(**{name: getattr(args, name) for name in SimulatorConfig.model_fields})
     try:
         simulator = Simulator(
-            args.model, args.context_tokens, config, seed=args.seed, max_running=args.max_running
+            args.model,
+            args.context_tokens,
+            config,
+            seed=args.seed,
+            max_running=args.max_running,
+            max_lora_rank=args.max_lora_rank,
         )
-        asyncio.run(serve(simulator, args.host, args.port, config.start_s))
+        signal.signal(signal.SIGUSR1, lambda *_: simulator.engine.hang())
+        asyncio.run(serve(simulator, args.host, args.port, config.start_s, args.kv_events_config))
     except (ValueError, OSError) as error:
         parser.exit(1, f"serving.simulator: {error}\n")
     except KeyboardInterrupt:

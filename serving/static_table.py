@@ -1,7 +1,8 @@
 """StaticTable: engines that somebody else runs, watched by asking them.
 
 Each URL is asked every second for `/v1/models` (never `/health`: SGLang's generates a token) and
-`/metrics`. An engine without metrics that we know still works, only its load is unknown.
+for its load, in its own way: the names of its metrics say whether it is vLLM or SGLang. An engine
+without metrics that we know still works, only its load is unknown.
 
     starting ── answers, serves the model ──▶ ready
     any ── refuses, or serves something else ──▶ dead, with the reason      at once
@@ -14,21 +15,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from dataclasses import dataclass, replace
-from typing import Any
 
 import aiohttp
 
 from serving.config import ModelConfig, StackConfig
-from serving.engines import adapter_for
+from serving.engines import adapter_for, kind_at
 from serving.engines.base import EngineFacts
+from serving.model_cards import NoList, adapters_in, cards
+from serving.owned_task import OwnedTask
 from serving.table import Engine
 
 POLL_S = 1.0
 TIMEOUT_S = 2.0
 PATIENCE = 3
-_ADAPTER = adapter_for("external")
+KEEP_NO_LIST = (401, 403, 404, 405)
+"""What `/v1/models` answers where there is no list, or only one for those with a key."""
 
 
 @dataclass(slots=True)
@@ -58,21 +60,17 @@ class StaticTable:
             for index in range(len(model.urls))
         ]
         self._snapshot = tuple(w.engine for w in self._watched)
-        self._task: asyncio.Task[None] | None = None
+        self._task = OwnedTask()
 
     def snapshot(self) -> tuple[Engine, ...]:
         return self._snapshot
 
     async def start(self) -> None:
-        if self._task is None and self._watched:
-            self._task = asyncio.create_task(self._follow(), name="static-table")
+        if self._watched:
+            self._task.start(self._follow, "static-table")
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await self._task.stop()
 
     async def _follow(self) -> None:
         async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
@@ -112,46 +110,41 @@ class StaticTable:
 
 async def _ask(http: aiohttp.ClientSession, engine: Engine) -> Engine:
     """The engine as it is now. Raises _Wrong, or what the connection raises."""
-    cards = await _models(http, engine.url)
-    by_id = {str(card.get("id")): card for card in cards}
-    if cards and engine.served_name not in by_id:
+    try:
+        found = await cards(http, engine.url, keep_none=KEEP_NO_LIST)
+    except NoList as error:
+        raise _Wrong(str(error)) from None
+    by_id = {str(card.get("id")): card for card in found}
+    if found and engine.served_name not in by_id:
         raise _Wrong(
             f"does not serve {engine.served_name!r} but {', '.join(sorted(by_id))}; "
             f"set models.{engine.model}.served_name"
         )
-    load, facts = engine.load, EngineFacts(engine.capacity_tokens)
+    load, facts, kind = engine.load, EngineFacts(engine.capacity_tokens), engine.found_kind
     # Missing metrics are no reason to be dead: any OpenAI server will do.
     with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValueError, LookupError):
-        load = await _ADAPTER.load(http, engine.url)
-        if engine.state != "ready":
-            facts = await _ADAPTER.facts(http, engine.url)
+        new = engine.state != "ready" or kind is None
+        if new:
+            kind = await kind_at(http, engine.url)
+        adapter = adapter_for(kind or "external")
+        load = await adapter.load(http, engine.url)
+        if new:
+            facts = await adapter.facts(http, engine.url)
     longest = by_id.get(engine.served_name, {}).get("max_model_len")
     return replace(
         engine,
         state="ready",
         reason="",
         load=load,
+        found_kind=kind,
         capacity_tokens=facts.capacity_tokens,
         context_tokens=longest if isinstance(longest, int) else engine.context_tokens,
-        adapters=tuple(i for i, c in by_id.items() if c.get("parent") == engine.served_name),
+        adapters=tuple(adapters_in(found, engine.served_name)),
     )
 
 
-async def _models(http: aiohttp.ClientSession, url: str) -> list[dict[str, Any]]:
-    """The model cards; none when the engine keeps no list, or only for those with a key."""
-    async with http.get(f"{url}/v1/models") as answer:
-        if answer.status in (401, 403, 404, 405):
-            return []
-        if answer.status != 200:
-            raise ValueError(f"/v1/models answered {answer.status}")
-        body = json.loads(await answer.read())
-    cards = body.get("data") if isinstance(body, dict) else None
-    if not isinstance(cards, list):
-        raise _Wrong("/v1/models did not answer with a list of models")
-    return [card for card in cards if isinstance(card, dict)]
-
-
 def _unknown(name: str, model: ModelConfig, index: int) -> Engine:
+    kv = model.kv_endpoints[index] if model.kv_endpoints else None
     return Engine(
         replica=f"{name}-{index}",
         model=name,
@@ -160,4 +153,6 @@ def _unknown(name: str, model: ModelConfig, index: int) -> Engine:
         kind="external",
         state="starting",
         reason="not asked yet",
+        kv_events=kv.events if kv else "",
+        kv_replay=kv.replay if kv else "",
     )

@@ -26,6 +26,11 @@ class EngineLoad:
     kv_usage: float = 0.0
     queried_tokens: int = 0
     hit_tokens: int = 0
+    prompt_tokens: int = 0
+    """Prompts computed, or found in the cache."""
+    generated_tokens: int = 0
+    open_requests: int = 0
+    """Requests that its HTTP server holds, known to its scheduler or not; 0 = it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ class Engine:
     served_name: str
     """What the engine itself calls the model; equal to `model` for engines that we start."""
     kind: EngineKind = "vllm"
+    found_kind: EngineKind | None = None
+    """What an external engine turned out to be; None = nothing that we know."""
     state: EngineState = "ready"
     load: EngineLoad = field(default_factory=EngineLoad)
     capacity_tokens: int = 0
@@ -49,6 +56,21 @@ class Engine:
     adapters: tuple[str, ...] = ()
     reason: str = ""
     """Why it is not ready, in a sentence; empty when it is."""
+    restarts: int = 0
+    """Engines that this replica had before this one."""
+    retry_at: float = 0.0
+    """When a dead one is started again, in Unix seconds; 0 = never, or it is not dead."""
+    round: int = 0
+    """The rolling restart that it came with; 0 = the first start."""
+    kv_events: str = ""
+    """Where it publishes what its KV cache stores and drops (a ZeroMQ address); empty: nowhere."""
+    kv_replay: str = ""
+    """Where it sends again what a listener missed."""
+
+    @property
+    def speaks(self) -> EngineKind:
+        """Whose server it is, where servers differ beyond OpenAI's API."""
+        return self.found_kind or self.kind
 
 
 class EngineTable(Protocol):

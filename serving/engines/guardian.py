@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import fcntl
 import os
 import selectors
 import signal
@@ -122,19 +123,27 @@ class BoundedLog:
     def __init__(self, path: Path, limit: int = LOG_BYTES) -> None:
         self._path = path
         self._limit = limit
-        self._file: BinaryIO = path.open("ab", buffering=0)
+        self._file = self._open()
 
     def write(self, data: bytes) -> None:
         # A full disk must not take the engine down: its output is lost, it is not.
         with contextlib.suppress(OSError):
             if self._file.tell() + len(data) > self._limit:
                 self._path.replace(self._path.with_name(self._path.name + ".1"))
-                full, self._file = self._file, self._path.open("ab", buffering=0)
+                full, self._file = self._file, self._open()
                 full.close()
             self._file.write(data)
 
     def close(self) -> None:
         self._file.close()
+
+    def _open(self) -> BinaryIO:
+        file: BinaryIO = self._path.open("ab", buffering=0)
+        # Says to whoever tidies up that this log is still written. It ends with the last process
+        # that has the file, and the command is not one of them.
+        with contextlib.suppress(OSError):  # not all file systems have locks
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return file
 
 
 class Guard:
@@ -166,6 +175,7 @@ class Guard:
         Every descendant gets SIGTERM, or only the child when it hands that on itself; after
         `grace_s` every descendant gets SIGKILL.
         """
+        self._children_left()  # one that ended before its signal could be caught sends no other
         while self._status is None and not self._stopping:
             self._turn(None)
         if child_asks_the_rest and self._status is None:

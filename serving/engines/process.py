@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import socket
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -23,18 +22,26 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from serving.engines import guardian
+from serving import kv_endpoints
+from serving.engines import guardian, start_failures
 from serving.engines.base import EngineAdapter, EngineSpec
+from serving.engines.ports import free_port
 from serving.errors import EngineError
 
 POLL_S = 0.2
 PORT_ATTEMPTS = 3
 LAST_LINES = 15
+CAUSE_LINES = 150
+"""Of the end of a log, where its cause of death is looked for: a trace or three of vLLM's."""
 LOG_TAIL_BYTES = 256 * 1024
 _PORT_TAKEN = re.compile(r"address already in use", re.IGNORECASE)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-# `(EngineCore pid=12) ERROR 11-22 21:30:00 [core.py:12] text` → `text`
-_PREFIX = re.compile(r"^(\(\w+ pid=\d+\) ?)?([A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]+\] ?)?")
+# `(EngineCore pid=12) ERROR 11-22 21:30:00 [core.py:12] text` → `text`, as vLLM writes;
+# `[2026-11-22 21:30:00 TP0] text` → `text`, as SGLang does.
+_PREFIX = re.compile(
+    r"^(\(\w+ pid=\d+\) ?)?([A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]+\] ?)?"
+    r"(\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[^\]]*\] ?)?"
+)
 _PROGRESS_BAR = re.compile(r"\d+%( Completed \||\|)")
 _CHATTER = re.compile(r"^(\(\w+ pid=\d+\) ?)?(INFO|DEBUG) \d\d-\d\d ")
 
@@ -63,7 +70,10 @@ class EngineProcess:
         # What an earlier engine said must not end up in the reason for this one's death.
         for path in (log_path, _before(log_path)):
             path.unlink(missing_ok=True)
-        self._tree = guardian.spawn(command.argv, {**os.environ, **command.env}, log_path)
+        # An engine is thousands of modules, imported by each of its processes: where our own start
+        # keeps no bytecode, theirs does (SGLang imports in 8 s of CPU instead of 18).
+        env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", **command.env}
+        self._tree = guardian.spawn(command.argv, env, log_path)
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Return once the engine answers for its model.
@@ -79,9 +89,11 @@ class EngineProcess:
                 if self._tree is None or (status := self._tree.poll()) is not None:
                     if attempts < PORT_ATTEMPTS and _PORT_TAKEN.search(_tail(self._log)):
                         attempts += 1
-                        self.start(replace(self.spec, port=free_port()), self._log)
+                        self.start(_elsewhere(self.spec), self._log)
                         continue
-                    raise self._failure(f"ended with status {status} after {waited_s:.0f} s")
+                    raise self._failure(
+                        f"ended with status {status} after {waited_s:.0f} s", status
+                    )
                 if waited_s > timeout_s:
                     raise self._failure(f"was not ready after ready_timeout_s: {timeout_s:.0f}")
                 await asyncio.sleep(POLL_S)
@@ -95,7 +107,7 @@ class EngineProcess:
     def failure(self) -> EngineError:
         """Why an engine that was ready is not alive any more, with its last log lines."""
         status = self._tree.poll() if self._tree is not None else None
-        return self._failure(f"ended with status {status}")
+        return self._failure(f"ended with status {status}", status)
 
     async def stop(self, drain_s: float) -> None:
         """Let running requests finish for up to `drain_s`, then end the engine. Idempotent.
@@ -103,15 +115,18 @@ class EngineProcess:
         Whoever calls has taken the engine out of the table before, so that nothing new arrives.
         """
         deadline = time.monotonic() + drain_s
-        while time.monotonic() < deadline and await self._is_busy():  # noqa: ASYNC110 it is remote
+        while time.monotonic() < deadline and await self.busy():  # noqa: ASYNC110 it is remote
             await asyncio.sleep(POLL_S)
         await self._close()
 
     async def _close(self) -> None:
         if self._tree is not None:
             await asyncio.to_thread(self._tree.close)
+        if self._spec is not None and self._spec.kv is not None:
+            kv_endpoints.remove(self._spec.kv)
 
-    async def _is_busy(self) -> bool:
+    async def busy(self) -> bool:
+        """True while it runs or queues requests; False when it does not answer."""
         if not self.alive():
             return False
         try:
@@ -142,20 +157,23 @@ class EngineProcess:
                     return True
         return False
 
-    def _failure(self, what: str) -> EngineError:
-        lines = "\n".join(f"    {line}" for line in meaningful(_tail(self._log).splitlines()))
+    def _failure(self, what: str, status: int | None = None) -> EngineError:
+        said = _tail(self._log).splitlines()
+        lines = "\n".join(f"    {line}" for line in meaningful(said))
+        why = start_failures.cause("\n".join(said[-CAUSE_LINES:]), status)
         return EngineError(
-            f"the engine of {self.spec.model} {what}; its last words:\n{lines}\n"
-            f"(whole log: {self._log})"
+            f"the engine of {self.spec.model} {what}{f': {why}' if why else ''}; "
+            f"its last words:\n{lines}\n(whole log: {self._log})"
         )
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _elsewhere(spec: EngineSpec) -> EngineSpec:
+    """The same engine on other ports: which of them was taken, its log does not say."""
+    kv = spec.kv
+    if kv is not None:
+        kv_endpoints.remove(kv)
+        kv = kv_endpoints.on(spec.host)
+    return replace(spec, port=free_port(spec.host), kv=kv)
 
 
 def meaningful(lines: Iterable[str], count: int = LAST_LINES) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from serving import kv_endpoints
 from serving.engines.base import Command, EngineSpec
 from serving.engines.vllm import VllmAdapter
 from serving.table import EngineKind
@@ -27,6 +28,8 @@ class SimulatedAdapter(VllmAdapter):
             *("--block-tokens", str(speed.block_tokens)),
             *("--start-s", str(speed.start_s)),
             *("--max-running", str(spec.config.max_running)),
+            *kv_endpoints.vllm_flags(spec.kv),
+            *(("--max-lora-rank", str(spec.config.lora.max_rank)) * spec.config.takes_adapters),
             *spec.config.extra_args,
         ]
         return Command(tuple(argv), dict(spec.config.env))

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
-import uvicorn
 from openai import AsyncOpenAI
 from starlette.types import ASGIApp
 
@@ -38,9 +37,10 @@ from orchestrator.responses import build_routes
 from orchestrator.tools import from_function, tool
 from orchestrator.worker import Worker
 from router import api
+from router import server as serve
 from router.dispatch import Router
 from router.turn import Decision
-from serving.config import AgentConfig, StackConfig
+from serving.config import AgentConfig, FrontConfig, StackConfig
 from serving.static_table import StaticTable
 
 Step = ModelEvent | asyncio.Event | Exception
@@ -111,10 +111,7 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)
-        config = uvicorn.Config(
-            app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1
-        )
-        server = uvicorn.Server(config)
+        server = serve.server(app, FrontConfig(drain_s=1.0))
         task = asyncio.create_task(server.serve(sockets=[listening]))
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,6 +16,8 @@ from openai.types.chat import ChatCompletionToolParam
 
 from serving.config import SimulatorConfig
 from serving.engines import adapter_for
+from serving.errors import EngineError
+from serving.model_cards import adapters_in, cards
 from serving.simulator import Simulator
 
 ADD: ChatCompletionToolParam = {
@@ -291,3 +294,57 @@ async def test_a_script_may_fail_or_cut_the_stream(client: openai.AsyncOpenAI) -
 def test_a_context_that_does_not_fit_the_cache_is_refused_at_the_start() -> None:
     with pytest.raises(ValueError, match="larger than what the KV cache holds"):
         Simulator("small", 8192, SimulatorConfig(capacity_tokens=4096))
+
+
+# LoRA
+
+
+@pytest.fixture
+async def lora_url() -> AsyncIterator[str]:
+    speed = SimulatorConfig(prefill_tokens_per_s=1e6, decode_tokens_per_s=1e4)
+    simulator = Simulator("small", 4096, speed, max_lora_rank=8)
+    runner = web.AppRunner(simulator.app(), handler_cancellation=True, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+async def test_adapters_come_and_go_as_on_a_vllm(lora_url: str, tmp_path: Path) -> None:
+    adapter, low, high = adapter_for("simulated"), tmp_path / "low", tmp_path / "high"
+    for folder, rank in ((low, 8), (high, 16)):
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps({"r": rank}))
+    async with aiohttp.ClientSession() as http:
+        await adapter.load_adapter(http, lora_url, "polite", low)
+        for name, folder, said in (
+            ("polite", low, "has already been loaded"),
+            ("small", low, "conflicts with a served base model"),
+            ("high", high, "LoRA rank 16 is greater than max_lora_rank 8"),
+            ("none", tmp_path / "none", "No adapter found for"),
+        ):
+            with pytest.raises(EngineError, match=said):
+                await adapter.load_adapter(http, lora_url, name, folder)
+        found = adapters_in(await cards(http, lora_url), "small")
+        assert found == {"polite": str(low)}
+        client = openai.AsyncOpenAI(base_url=f"{lora_url}/v1", api_key="none", max_retries=0)
+        cached = []
+        for model in ("small", "small", "polite", "polite"):
+            answer = await client.completions.create(model=model, prompt="x" * 400, max_tokens=1)
+            assert answer.model == model
+            assert answer.usage is not None
+            assert answer.usage.prompt_tokens_details is not None
+            cached.append(answer.usage.prompt_tokens_details.cached_tokens)
+        assert cached == [0, 96, 0, 96]
+        await adapter.unload_adapter(http, lora_url, "polite")
+        with pytest.raises(EngineError, match=r"answered 404: .*'polite' cannot be found"):
+            await adapter.unload_adapter(http, lora_url, "polite")
+        with pytest.raises(openai.NotFoundError):
+            await client.completions.create(model="polite", prompt="x", max_tokens=1)
+        await client.close()
+
+
+async def test_without_lora_the_engines_answer_says_how_to_get_it(url: str, tmp_path: Path) -> None:
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(EngineError, match=r"set lora: \{enabled: true\} for the model"):
+            await adapter_for("simulated").load_adapter(http, url, "polite", tmp_path)

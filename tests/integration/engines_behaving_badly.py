@@ -173,8 +173,12 @@ async def front_door(
         router = Router(front, table, sink=lambda line: log.append(json.loads(line)))
         await router.start()
         running.push_async_callback(router.stop)
+        # Test and server share a loop: where it gets no CPU for seconds, a connection that idles
+        # must not be closed under the next request.
         server = serve.server(
-            api.build(router, turns=turns, extra_routes=extra_routes), front.front
+            api.build(router, turns=turns, extra_routes=extra_routes),
+            front.front,
+            timeout_keep_alive=round(PATIENCE_S),
         )
         serving = asyncio.create_task(server.serve())
         await until(lambda: server.started)

@@ -16,7 +16,8 @@ from aiohttp import web
 from serving.config import ModelConfig
 from serving.engines import adapter_for, process
 from serving.engines.base import Command, EngineSpec
-from serving.engines.process import EngineProcess, free_port
+from serving.engines.ports import free_port
+from serving.engines.process import EngineProcess
 from serving.engines.simulated import SimulatedAdapter
 from serving.errors import EngineError
 
@@ -150,3 +151,26 @@ async def test_it_does_not_try_ports_for_ever(http: aiohttp.ClientSession, tmp_p
         await engine.wait_ready(30)
     assert engine.spec.port != first.port
     assert process.PORT_ATTEMPTS == 3
+
+
+async def test_an_engine_of_a_cluster_listens_at_its_nodes_address_and_nowhere_else(
+    http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    config = ModelConfig.model_validate({"engine": "simulated"})
+    node = "127.0.0.2"  # another machine's address, as far as this one's loopback is concerned
+    engine = EngineProcess(adapter_for("simulated"), http)
+    engine.start(EngineSpec("small", config, Path("/none"), free_port(node), node), tmp_path / "l")
+    await engine.wait_ready(30)
+    try:
+        assert engine.spec.url == f"http://{node}:{engine.spec.port}"
+        async with http.get(f"{engine.spec.url}/v1/models") as answer:
+            assert answer.status == 200
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await http.get(f"http://127.0.0.1:{engine.spec.port}/v1/models")
+    finally:
+        await engine.stop(drain_s=0)
+
+
+def test_an_ipv6_address_stands_in_brackets() -> None:
+    engine = EngineSpec("small", ModelConfig(engine="simulated"), Path("/none"), 8000, "fd00::7")
+    assert engine.url == "http://[fd00::7]:8000"

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from tests.integration.conftest import RealEngine
+from tests.integration.openai_calls import completed, two_turns
 from tests.integration.stacks import Stack, eventually, stack
 
 pytestmark = pytest.mark.engine
@@ -78,26 +79,7 @@ def test_chat_is_answered_and_says_where_it_went(client: openai.OpenAI) -> None:
 
 
 def test_the_second_turn_of_a_streamed_chat_finds_its_prefix_warm(client: openai.OpenAI) -> None:
-    messages: list[Any] = [{"role": "user", "content": LONG + "Say yes."}]
-    cached = []
-    for _ in range(2):
-        text, usage = "", None
-        for chunk in client.chat.completions.create(
-            model="small",
-            messages=messages,
-            max_tokens=8,
-            stream=True,
-            stream_options={"include_usage": True},
-        ):
-            text += "".join(choice.delta.content or "" for choice in chunk.choices)
-            usage = chunk.usage or usage
-        assert usage is not None
-        assert usage.prompt_tokens_details is not None
-        cached.append((usage.prompt_tokens, usage.prompt_tokens_details.cached_tokens or 0))
-        messages += [
-            {"role": "assistant", "content": text},
-            {"role": "user", "content": "Again."},
-        ]
+    cached = two_turns(client, "small", LONG + "Say yes.", max_tokens=8)
     first_prompt = cached[0][0]
     assert cached[1][1] >= first_prompt // 32 * 32 - 32, cached
 
@@ -113,11 +95,7 @@ def test_a_required_call_is_valid_under_its_schema(client: openai.OpenAI, stream
         "max_tokens": 128,
         "temperature": 1.0,
     }
-    if stream:
-        with client.chat.completions.stream(**asked) as events:
-            completion: Any = events.until_done().get_final_completion()
-    else:
-        completion = client.chat.completions.create(**asked)
+    completion = completed(client, asked, stream=stream)
     [call] = completion.choices[0].message.tool_calls
     arguments = json.loads(call.function.arguments)
     assert call.function.name == "weather"

@@ -205,7 +205,8 @@ async def test_a_conversation_stays_with_its_replica_and_others_spread() -> None
                     reasons.append(response.headers["x-warmloop-decision"])
                 messages.append({"role": "assistant", "content": "ok"})
             assert len(replicas) == 1
-            assert reasons == ["hash", "home", "home", "home"]
+            assert reasons[0] in ("hash", "spread", "warm")
+            assert reasons[1:] == ["home", "home", "home"]
             used |= replicas
         assert len(used) >= 3
 
@@ -298,6 +299,61 @@ async def test_a_full_engine_is_passed_by_and_stays_in_the_fleet() -> None:
             assert (await error_of(response))["code"] == "engine_busy"
 
 
+async def test_retries_end_where_their_budget_does_and_the_first_failure_is_the_answer() -> None:
+    engines = [LocalEngine(fails(500)) for _ in range(3)]
+    tight = {"failure": {"retry_share": 0.1, "retry_floor": 2}}
+    async with front_door(*engines, router=tight) as front:
+        for i in range(20):
+            async with front.post(chat(f"session {i}")) as response:
+                assert response.status == 502
+                assert "retry-after" in response.headers
+                said = (await error_of(response))["message"]
+        assert "too many turns failed just now" in said
+        assert sum(len(local.seen) for local in engines) == 24, "20 turns, a tenth, and two more"
+        async with front.get("/metrics") as response:
+            text = await response.text()
+        assert 'warmloop_retries_refused_total{cause="status",model="big"}' in text
+
+
+async def test_a_death_moves_each_of_its_turns_whatever_the_budget() -> None:
+    death = asyncio.Event()
+
+    async def dies(exchange: Exchange) -> None:
+        await death.wait()
+        exchange.cut()
+
+    dying, fine = LocalEngine(dies), LocalEngine(answers)
+    none = {"failure": {"retry_share": 0, "retry_floor": 0}}
+    async with fine.running(), front_door(dying, router=none) as front:
+
+        async def ask(i: int) -> int:
+            async with front.post(chat(f"session {i}")) as response:
+                return int(response.status)
+
+        asking = [asyncio.create_task(ask(i)) for i in range(20)]
+        await until(lambda: dying.active == 20)
+        front.table.set(*front.table.snapshot(), engine("big-1", url=fine.url))
+        death.set()
+        assert set(await asyncio.gather(*asking)) == {200}
+
+
+async def test_health_and_metrics_show_the_breakers() -> None:
+    local = LocalEngine(answers)
+    async with front_door(nobody_listens("dead"), local) as front:
+        for i in range(8):
+            async with front.post(chat(f"session {i}")) as response:
+                assert response.status == 200
+        async with front.get("/health") as response:
+            found = {e["replica"]: e for e in (await response.json())["engines"]}
+        assert found["dead"]["breaker"] == "open"
+        assert found["dead"]["breaker_reason"].startswith("failed once, at last: connect; tried")
+        assert (found["big-1"]["breaker"], found["big-1"]["breaker_reason"]) == ("closed", "")
+        async with front.get("/metrics") as response:
+            text = await response.text()
+        assert 'warmloop_breakers{condition="open",model="big"} 1.0' in text
+        assert 'warmloop_ejections_total{cause="connect",model="big"} 1.0' in text
+
+
 async def test_a_lone_engine_that_comes_back_is_used_at_once() -> None:
     local = LocalEngine(answers)
     async with front_door(local) as front:
@@ -378,9 +434,9 @@ async def test_a_half_sent_event_is_closed_before_the_error() -> None:
         exchange.cut()
 
     async with front_door(LocalEngine(cuts)) as front:
-        async with front.post(chat(stream=True)) as response:
+        async with front.post(chat(stream=True), "/v1/messages") as response:
             body = await response.read()
-        assert b'data: {"half\n\ndata: {"error"' in body
+        assert b'data: {"half\n\nevent: error\ndata: {"type":"error"' in body
 
 
 # Clients that leave
@@ -652,4 +708,8 @@ async def test_the_log_and_the_metrics_say_what_a_turn_cost_and_never_what_it_sa
         assert 'warmloop_tokens_total{kind="cached",model="big"} 16.0' in text
         assert 'warmloop_engines{model="big",state="ready"} 1.0' in text
         assert "warmloop_inflight 0.0" in text
+        assert "warmloop_queued 0.0" in text
+        assert 'warmloop_queue_seconds_count{model="big"} 2.0' in text
+        predicted = whole["predicted_cached_tokens"] + streamed["predicted_cached_tokens"]
+        assert f'warmloop_tokens_total{{kind="predicted",model="big"}} {float(predicted)}' in text
         assert "secret" not in text

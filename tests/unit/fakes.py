@@ -59,4 +59,6 @@ def stack(**sections: Any) -> StackConfig:
         "big": {"engine": "external", "tier": "frontier", "urls": ["http://127.0.0.1:9"]},
         "tiny": {"engine": "external", "tier": "small", "urls": ["http://127.0.0.1:9"]},
     }
+    # Which sessions explore depends on their ids, which are new in every run.
+    sections = {"router": {"tiers": {"explore": 0.0}}, **sections}
     return StackConfig.model_validate({"models": models, **sections})

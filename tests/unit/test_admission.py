@@ -65,3 +65,23 @@ async def test_cancelling_frees_the_permit() -> None:
         await task
     assert admission.total == 0
     assert not admission.by_replica
+
+
+def test_one_tenant_leaves_room_for_the_next() -> None:
+    admission = Admission(8)
+    flood = [admission.admit("flooder") for _ in range(4)]
+    with pytest.raises(RateLimited, match="yours"):
+        admission.admit("flooder")
+    with admission.admit("ann"), admission.admit("ann"), pytest.raises(RateLimited):
+        admission.admit("flooder")
+    for permit in flood:
+        permit.__exit__(None, None, None)
+    assert admission.total == 0
+    assert admission._by_tenant == {}
+
+
+def test_a_refusal_says_how_long_the_queue_takes() -> None:
+    admission = Admission(1)
+    with admission.admit(), pytest.raises(RateLimited) as refused:
+        admission.admit("ann", lambda: 7.2)
+    assert refused.value.headers()["retry-after"] == "8"

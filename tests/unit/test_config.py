@@ -7,8 +7,8 @@ from textwrap import dedent
 
 import pytest
 
-from serving import config as configs
-from serving.config import Source, StackConfig, expand_range
+from serving import stack_file
+from serving.config import ModelConfig, Prices, Source, StackConfig, expand_range, home
 from serving.errors import ConfigError
 
 MINIMAL = """
@@ -27,14 +27,14 @@ def mistakes(folder: Path, text: str) -> list[str]:
     """Each line of the error, without the file's name in front."""
     path = write(folder, text)
     with pytest.raises(ConfigError) as caught:
-        configs.load(path)
+        stack_file.load(path)
     lines = str(caught.value).splitlines()
     assert all(line.startswith(f"{path}: ") for line in lines)
     return [line.removeprefix(f"{path}: ") for line in lines]
 
 
 def loaded(folder: Path, text: str) -> StackConfig:
-    return configs.load(write(folder, text))
+    return stack_file.load(write(folder, text))
 
 
 def test_a_model_without_weights_needs_one_line(tmp_path: Path) -> None:
@@ -89,17 +89,17 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named_with_what_to_try(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nothing\.yaml: no such file; try -c configs/cpu\.yaml"):
-        configs.load(tmp_path / "nothing.yaml")
+        stack_file.load(tmp_path / "nothing.yaml")
 
 
 def test_a_folder_is_not_a_stack_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
-        configs.load(tmp_path)
+        stack_file.load(tmp_path)
 
 
 def test_bad_yaml_is_said_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"(?s)not valid YAML.*line 2"):
-        configs.load(write(tmp_path, "models: {a: 1\nb: ]"))
+        stack_file.load(write(tmp_path, "models: {a: 1\nb: ]"))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_range_that_nobody_can_mean_is_refused_at_once() -> None:
         ("models: {small: {engine: lama}}", "models.small.engine"),
         (MINIMAL + "front: {port: 70000}", "front.port"),
         (MINIMAL + "router: {attempts: 0}", "router.attempts"),
-        (MINIMAL + "router: {small_turns: [cook]}", "router.small_turns.0"),
+        (MINIMAL + "router: {tiers: {small_turns: [cook]}}", "router.tiers.small_turns.0"),
         (MINIMAL + "agents: {desk: {temperature: 3}}", "agents.desk.temperature"),
         (MINIMAL + "agents: {desk: {limits: {same_call: 1}}}", "agents.desk.limits.same_call"),
     ],
@@ -193,6 +193,7 @@ def test_an_agents_unknown_model_gets_the_nearest_one(tmp_path: Path) -> None:
     [
         ("{engine: vllm}", "engine: vllm needs sources"),
         ("{engine: external}", "engine: external needs urls"),
+        ("{engine: simulated, gpus: 1.5}", "gpus: 1.5 is neither a share of one GPU nor whole"),
         ("{engine: external, urls: ['localhost:1']}", "must begin with http:// or https://"),
         ("{engine: simulated, urls: ['http://a']}", "urls go with engine: external"),
         ("{engine: vllm, sources: ['s3:bucket']}", "write hf:ORG/NAME or path:/folder"),
@@ -214,6 +215,88 @@ def test_a_model_that_could_never_run_is_refused(tmp_path: Path, model: str, sai
     assert any(said in line for line in mistakes(tmp_path, f"models: {{m: {model}}}"))
 
 
+ADAPTED = "models:\n  small: {engine: simulated, adapters: {polite: lora/polite}}\n"
+
+
+def test_an_adapters_folder_is_relative_to_the_file_and_turns_lora_on(tmp_path: Path) -> None:
+    stack = loaded(
+        tmp_path,
+        ADAPTED + "  tiny: {engine: simulated, lora: {enabled: true, folders: [more, /all]}}",
+    )
+    small, tiny = stack.models["small"], stack.models["tiny"]
+    assert small.adapters == {"polite": tmp_path / "lora/polite"}
+    assert small.takes_adapters
+    assert tiny.takes_adapters
+    assert not loaded(tmp_path, MINIMAL).models["small"].takes_adapters
+    assert small.adapter_folders == (home() / "adapters", tmp_path / "lora")
+    assert tiny.adapter_folders == (tmp_path / "more", Path("/all"))
+    assert stack.adapters == {"polite": "small"}
+
+
+def test_an_agent_may_run_on_an_adapter(tmp_path: Path) -> None:
+    stack = loaded(tmp_path, ADAPTED + "agents: {desk: {model: polite}}")
+    assert stack.agents["desk"].model == "polite"
+    [said] = mistakes(tmp_path, ADAPTED + "agents: {desk: {model: polit}}")
+    assert said == "agents.desk.model: unknown model 'polit'; did you mean 'polite'?"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "models: {small: {engine: simulated, adapters: {small: a}}}",
+            "models.small.adapters.small: the name is taken by a model; "
+            "adapters are addressed as models",
+        ),
+        (
+            "models: {small: {engine: simulated, adapters: {auto: a}}}",
+            "models.small.adapters.auto: the name is taken by the router; "
+            "adapters are addressed as models",
+        ),
+        (
+            ADAPTED + "agents: {polite: {}}",
+            "models.small.adapters.polite: the name is taken by an agent; "
+            "adapters are addressed as models",
+        ),
+        (
+            ADAPTED + "  tiny: {engine: simulated, adapters: {polite: b}}",
+            "models.tiny.adapters.polite: the name is taken by an adapter of small; "
+            "adapters are addressed as models",
+        ),
+        (
+            "models: {small: {engine: simulated, lora: {enabled: false}, adapters: {a: b}}}",
+            "models.small: lora.enabled: false, but there are adapters; remove one of the two",
+        ),
+        (
+            "models: {small: {engine: simulated, lora: {max_known: 1}, adapters: {a: b, c: d}}}",
+            "models.small: adapters: 2 are more than lora.max_known: 1; raise it",
+        ),
+        (
+            "models: {small: {engine: simulated, lora: {max_resident: 9, max_cached: 8}}}",
+            "models.small.lora: max_cached (8) must be at least max_resident (9): "
+            "what is computed with is held too",
+        ),
+        (
+            "models: {small: {engine: simulated, extra_args: [--enable-lora]}}",
+            "models.small: extra_args: --enable-lora: write lora: {enabled: true} instead",
+        ),
+        (
+            "models: {small: {engine: simulated, lora: {max_ranks: 8}}}",
+            "models.small.lora.max_ranks: unknown key; did you mean 'max_rank'?",
+        ),
+        (
+            "models: {small: {engine: simulated, adapters: {polite: 'hf:org/name'}}}",
+            "models.small: adapters.polite: 'hf:org/name' is not a folder; download it, and give "
+            "the folder",
+        ),
+    ],
+)
+def test_adapters_that_could_never_be_served_are_refused(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    assert mistakes(tmp_path, text) == [said]
+
+
 def test_relative_paths_belong_to_the_file_wherever_the_command_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,7 +316,7 @@ def test_relative_paths_belong_to_the_file_wherever_the_command_runs(
     )
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    stack = configs.load(Path("../stack.yaml"))
+    stack = stack_file.load(Path("../stack.yaml"))
     m = stack.models["m"]
     assert [source.path for source in m.sources] == [
         tmp_path / "weights/m",
@@ -255,7 +338,7 @@ def test_home_is_where_the_environment_says(
     assert loaded(tmp_path, MINIMAL).journal_path == tmp_path / "home/stacks/warmloop/journal.db"
     monkeypatch.delenv("WARMLOOP_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert configs.home() == tmp_path / ".warmloop"
+    assert home() == tmp_path / ".warmloop"
 
 
 @pytest.mark.parametrize(
@@ -290,5 +373,34 @@ def test_a_configuration_cannot_be_changed(tmp_path: Path) -> None:
 
 
 def test_the_price_of_a_turn_counts_cached_tokens_apart() -> None:
-    prices = configs.Prices(fresh=1.0, cached=0.1, output=4.0)
+    prices = Prices(fresh=1.0, cached=0.1, output=4.0)
     assert prices.cost_usd(prompt=1000, cached=900, output=10) == pytest.approx(0.00023)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ("autoscale: {min_replicas: 3, max_replicas: 2}", "max_replicas (2) is below"),
+        ("replicas: 2\n    autoscale: {max_replicas: 3}", "replicas: goes without autoscale"),
+        ("hung_after_s: 0", "models.m.hung_after_s"),
+        ("restart: {pause: 1}", "unknown key; did you mean 'pause_s'?"),
+    ],
+)
+def test_mistakes_in_a_models_life_are_said(tmp_path: Path, fields: str, why: str) -> None:
+    path = tmp_path / "stack.yaml"
+    path.write_text(f"models:\n  m:\n    engine: simulated\n    {fields}\n")
+    with pytest.raises(ConfigError) as caught:
+        stack_file.load(path)
+    assert why in str(caught.value)
+
+
+def test_an_autoscaled_model_starts_with_its_least() -> None:
+    scaled = {"engine": "simulated", "autoscale": {"min_replicas": 2, "max_replicas": 3}}
+    assert ModelConfig.model_validate(scaled).first_replicas == 2
+    assert ModelConfig(engine="simulated", replicas=4).first_replicas == 4
+
+
+def test_an_engine_on_cpu_may_take_longer_for_a_step() -> None:
+    assert ModelConfig(engine="simulated").patience_s == 300
+    assert ModelConfig(engine="simulated", gpus=1).patience_s == 120
+    assert ModelConfig(engine="simulated", gpus=1, hung_after_s=7).patience_s == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 
 import pytest
@@ -132,3 +133,62 @@ async def test_a_restarted_actor_never_repeats_a_version() -> None:
     old, new = DirectoryActor(), DirectoryActor()
     await old.register(ENGINE)
     assert (await old.snapshot()).version != (await new.snapshot()).version
+
+
+async def test_a_replica_that_drains_can_ask_whether_every_front_door_has_heard() -> None:
+    actor = DirectoryActor()
+    version = await actor.register(ENGINE)
+    assert await actor.heard(version), "there is nobody to hear"
+    await actor.watch(version, 0, "front-1")
+    await actor.watch(version, 0, "front-2")
+    await actor.watch(-1, 0)  # without a name: no front door
+    drained = await actor.register(replace(ENGINE, state="draining"))
+    assert not await actor.heard(drained)
+    await actor.watch(drained, 0, "front-1")
+    assert not await actor.heard(drained)
+    await actor.watch(drained, 0, "front-2")
+    assert await actor.heard(drained)
+
+
+async def test_a_front_door_that_is_gone_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    actor = DirectoryActor()
+    await actor.watch(0, 0, "front-1")
+    monkeypatch.setattr("serving.directory.WATCHER_LEASE_S", -1.0)
+    assert await actor.heard(10**18)
+
+
+async def test_the_end_of_the_cluster_limits_every_drain_and_waits_for_no_front_door() -> None:
+    actor = DirectoryActor()
+    assert await actor.left_s() == math.inf
+    await actor.watch(0, 0, "front-1")
+    await actor.close_within(5)
+    assert 0 < await actor.left_s() <= 5
+    assert await actor.heard(10**18)
+
+
+async def test_front_doors_find_each_other_and_one_that_is_silent_is_forgotten(
+    directory: Directory, clock: Clock
+) -> None:
+    before = directory.version
+    directory.watched("a", "http://10.0.0.1:8400", lease_s=5)
+    directory.watched("b", "http://10.0.0.2:8400", lease_s=5)
+    assert directory.snapshot().fronts == ("http://10.0.0.1:8400", "http://10.0.0.2:8400")
+    assert directory.version == before + 2
+    clock.now_s += 4
+    directory.watched("b", "http://10.0.0.2:8400", lease_s=5)
+    assert directory.version == before + 2
+    clock.now_s += 2
+    assert directory.snapshot().fronts == ("http://10.0.0.2:8400",)
+    assert directory.version == before + 3
+
+
+async def test_a_watcher_hears_at_once_of_a_front_door_that_has_come() -> None:
+    actor = DirectoryActor()
+    first = await actor.watch(-1, 60, "a", "http://a")
+    waiting = asyncio.create_task(actor.watch(first.version, 60, "a", "http://a"))
+    await asyncio.sleep(0)
+    await actor.watch(-1, 60, "b", "http://b")
+    snapshot = await waiting
+    assert decode(encode(snapshot)).fronts == ("http://a", "http://b")

@@ -15,10 +15,11 @@ from aiohttp import web
 from serving import directory
 from serving.config import SimulatorConfig, StackConfig
 from serving.directory import Snapshot, encode
-from serving.discovery import JoinedTable, RayTable, StaticTable, table_for
+from serving.discovery import JoinedTable, RayTable, StaticTable, fronts, table_for
+from serving.errors import ConfigError
 from serving.run_file import RunFile, make_token, read_run_file, write_run_file
 from serving.simulator import Simulator
-from serving.table import Engine
+from serving.table import Engine, EngineTable
 
 
 class Served:
@@ -74,6 +75,7 @@ def answering(**routes: Any) -> web.Application:
 async def test_an_engine_is_ready_with_its_limits_and_its_load(engine: Served) -> None:
     found = await only(StaticTable(stack(engine.url + "/v1/")))
     assert found.state == "ready"
+    assert found.speaks == "vllm"
     assert found.reason == ""
     assert (found.replica, found.url) == ("small-0", engine.url)
     assert (found.context_tokens, found.capacity_tokens) == (4096, 300_000)
@@ -134,6 +136,29 @@ async def test_an_engine_without_metrics_or_model_list_still_works() -> None:
         assert (found.capacity_tokens, found.load.running) == (0, 0)
     async with Served(answering(health={})) as barer:
         assert (await only(StaticTable(stack(barer.url)))).state == "ready"
+
+
+async def test_an_sglang_server_is_known_by_its_metrics_and_asked_in_its_own_way() -> None:
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            text="# TYPE sglang:cached_tokens_total counter\n"
+            'sglang:cached_tokens_total{model_name="small"} 12.0\n'
+            'sglang:prompt_tokens_total{model_name="small"} 40.0\n'
+        )
+
+    rank = {"num_running_reqs": 2, "num_waiting_reqs": 3, "num_used_tokens": 4500}
+    app = answering(
+        v1__models={"data": [{"id": "small", "max_model_len": 512}]},
+        v1__loads={"loads": [{**rank, "max_total_num_tokens": 9000}]},
+    )
+    app.router.add_get("/metrics", metrics)
+    async with Served(app) as served:
+        table = StaticTable(stack(served.url))
+        for found in (await only(table), await only(table)):  # first seen, and then followed
+            assert found.speaks == "sglang"
+            assert (found.capacity_tokens, found.context_tokens) == (9000, 512)
+            assert (found.load.running, found.load.waiting, found.load.kv_usage) == (2, 3, 0.5)
+            assert (found.load.queried_tokens, found.load.hit_tokens) == (40, 12)
 
 
 async def test_a_metrics_page_of_another_kind_does_no_harm() -> None:
@@ -240,3 +265,48 @@ def test_the_run_file_is_whole_or_not_there(tmp_path: Path) -> None:
     assert read_run_file(run_dir) == run
     (run_dir / "cluster.json").write_text("{")
     assert read_run_file(run_dir) is None
+
+
+async def seen(table: EngineTable) -> None:
+    """Wait until there is an engine in the table."""
+    async with asyncio.timeout(20):
+        while not table.snapshot():  # noqa: ASYNC110 it is another process's doing
+            await asyncio.sleep(0.01)
+
+
+async def test_a_given_address_is_followed_without_a_run_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = tmp_path / "asked"
+    python = tmp_path / "python"
+    line = encode(Snapshot(1, (Engine("a-1", "a", "http://10.0.0.2:9", "a", state="ready"),)))
+    python.write_text(f"#!/bin/sh\necho \"$@\" > {asked}\necho '{line.decode()}'\nexec cat\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("WARMLOOP_RAY_ADDRESS", "10.0.0.5:6379")
+    config = StackConfig.model_validate({"models": {"a": {"engine": "simulated"}}})
+    table = table_for(config, tmp_path / "nothing")
+    await table.start()
+    await seen(table)
+    await table.stop()
+    assert table.snapshot()[0].url == "http://10.0.0.2:9"
+    assert asked.read_text() == "-m serving.directory_feed --address 10.0.0.5:6379\n"
+
+
+@pytest.mark.parametrize("address", ["10.0.0.5", "10.0.0.5:", ":6379", "ray://head:10001"])
+def test_a_given_address_that_is_none_is_refused(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARMLOOP_RAY_ADDRESS", address)
+    config = StackConfig.model_validate({"models": {"a": {"engine": "simulated"}}})
+    with pytest.raises(ConfigError, match=r"WARMLOOP_RAY_ADDRESS: '.*' is not HOST:PORT"):
+        table_for(config, tmp_path)
+
+
+def test_the_front_doors_of_a_cluster_are_those_that_its_directory_knows(tmp_path: Path) -> None:
+    ray = RayTable(tmp_path)
+    joined = JoinedTable([StaticTable(stack("http://a:1")), ray])
+    assert fronts(joined) == ()
+    ray.hear(encode(Snapshot(1, (), ("http://10.0.0.1:8400",))))
+    assert fronts(joined) == fronts(ray) == ("http://10.0.0.1:8400",)
+    assert fronts(StaticTable(stack("http://a:1"))) == ()

@@ -149,7 +149,7 @@ def test_a_command_gets_its_grace_period_to_end_in_order(tmp_path: Path) -> None
     )
     log = tmp_path / "log"
     tree = guardian.spawn(python(polite), None, log)
-    until(lambda: log.exists() and "up" in log.read_text())
+    until(lambda: log.exists() and "up\n" in log.read_text())
     assert tree.close() == 7
     assert log.read_text() == "up\nsaid goodbye\n"
 
@@ -157,6 +157,23 @@ def test_a_command_gets_its_grace_period_to_end_in_order(tmp_path: Path) -> None
 def test_the_exit_status_is_the_commands_own(tmp_path: Path) -> None:
     assert run(python("raise SystemExit(3)"), tmp_path / "log") == 3
     assert run(python("pass"), tmp_path / "log") == 0
+
+
+EARLY = f"""
+import os, sys
+sys.path.insert(0, {str(CHECKOUT)!r})
+from serving.engines.guardian import Guard, _catch_signals
+child = os.fork()
+if child == 0:
+    os._exit(7)
+os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has reaped it
+owner, _ = os.pipe()
+raise SystemExit(Guard(child, owner, _catch_signals()).run(1.0))
+"""
+
+
+def test_a_child_that_ended_before_its_signal_could_be_caught_is_noticed() -> None:
+    assert subprocess.run(python(EARLY), timeout=60, check=False).returncode == 7
 
 
 def test_a_command_that_cannot_start_says_so_in_the_log(tmp_path: Path) -> None:

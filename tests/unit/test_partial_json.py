@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.partial_json import StringField
+from serving.partial_json import StringField
 
 
 def fed(pieces: list[str], name: str = "text") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections import namedtuple
@@ -14,7 +15,8 @@ import pytest
 from serving import preflight
 from serving.config import StackConfig
 from serving.engines import vllm
-from serving.errors import ConfigError
+from serving.errors import AdapterError, ConfigError
+from tests.adapters import SMOLLM2_135M, write_adapter
 
 GIB = 2**30
 Usage = namedtuple("Usage", "total used free")
@@ -211,13 +213,58 @@ def test_a_cpu_without_bfloat16_needs_the_memory_of_float32(
     assert f"need {needed} GiB" in said
 
 
-def test_an_engine_that_there_is_not_is_refused_before_its_weights_are_fetched() -> None:
-    said = refusal(stack(m={"engine": "sglang", "sources": ["hf:a/b"]}))
-    assert said.startswith("models.m: engine: sglang is not supported yet; use engine: vllm")
-
-
-def test_a_missing_engine_environment_is_said_before_weights_are_fetched(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_a_missing_engine_environment_is_said_before_weights_are_fetched(
+    engine: str, tmp_path: Path
+) -> None:
     missing = str(tmp_path / "python")
-    said = refusal(stack(m={"engine": "vllm", "sources": ["hf:a/b"], "python": missing}))
+    said = refusal(stack(m={"engine": engine, "sources": ["hf:a/b"], "python": missing}))
     assert said.startswith("models.m: ")
     assert missing in said
+    assert f"scripts/setup {engine}" in said
+
+
+def test_an_adapter_that_cannot_be_served_is_named_by_its_field(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "high", rank=32, layers=(0,), modules=("q_proj",))
+    for engine in ({"engine": "simulated"}, {"engine": "external", "urls": ["http://a"]}):
+        with pytest.raises(AdapterError) as caught:
+            preflight.check(stack(m={**engine, "adapters": {"high": str(folder)}}))
+        assert str(caught.value) == (
+            f"models.m.adapters.high: {folder}/adapter_config.json: r: 32 is more than the 16 that "
+            "the engine takes; raise lora.max_rank of the model, or train with a lower rank"
+        )
+    preflight.check(
+        stack(
+            m={
+                "engine": "simulated",
+                "adapters": {"high": str(folder)},
+                "lora": {"max_rank": 32},
+            }
+        )
+    )
+
+
+def test_an_adapter_of_another_base_is_seen_where_the_weights_are_here(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for name in ("model.safetensors", "tokenizer.json"):
+        (weights / name).touch()
+    (weights / "config.json").write_text(json.dumps({**SMOLLM2_135M, "hidden_size": 1152}))
+    folder = write_adapter(tmp_path / "other", layers=(0,), modules=("q_proj",))
+    model = {
+        "engine": "simulated",
+        "sources": [f"path:{weights}"],
+        "adapters": {"other": str(folder)},
+    }
+    with pytest.raises(AdapterError, match="has 576 input features where the base has 1152"):
+        preflight.check(stack(m=model))
+
+
+def test_a_gpu_model_on_a_machine_without_one_is_one_line_and_takes_no_host_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    has(monkeypatch, memory_gib=1)
+    monkeypatch.setenv("PATH", "/nowhere")
+    said = refusal(stack(big={"engine": "simulated", "gpus": 1, "memory_gib": 60}))
+    assert said.startswith("models.gpus: big need a GPU: nvidia-smi is not there")
+    assert "\n" not in said

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.rewrites import alias
+from router.rewrites import alias, may_ask_for
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.just("model"),
@@ -66,3 +66,22 @@ def test_whatever_else_is_in_the_body_stays_byte_for_byte(
         return ("{" + comma.join(pairs) + "}").encode()
 
     assert alias(body(model), "NEW") == body("NEW")
+
+
+@pytest.mark.parametrize(
+    ("body", "may"),
+    [
+        ('{"model":"auto","messages":[]}', True),
+        ('{"model" : "big", "messages": ["auto"], "tool_choice": "auto"}', False),
+        ('{"messages":[LONG],"model":"auto"}', True),
+        ('{"messages":[LONG],"model":"big","tool_choice":"auto"}', False),
+        ('{"messages":[LONG],"model":"auto","metadata":{"model":"big"}}', True),
+        ('{"metadata":{"model":"big"},"messages":[LONG],"model":"auto"}', True),
+        ('{"metadata":{"model":"big"},"model":"auto","messages":[LONG]}', True),
+        ('{"messages":[LONG],"metadata":{"model":"big"}}', False),
+        ('{"messages":[LONG, "\\"model\\":\\"auto\\""],"model":"big"}', False),
+    ],
+)
+def test_whether_a_model_may_be_asked_for_is_seen_at_the_ends(body: str, may: bool) -> None:
+    raw = body.replace("LONG", '"' + "x" * 5000 + '"').encode()
+    assert may_ask_for(raw, "auto") is may

@@ -1,4 +1,4 @@
-"""Which turns go to the small model."""
+"""Which kind of turn a request is, and which models there are for it."""
 
 from __future__ import annotations
 
@@ -8,61 +8,29 @@ from typing import Any
 import pytest
 
 from router import tiers
-from serving.config import TURN_TYPES, TurnType
 from serving.errors import BadRequest
-from serving.protocol import CHAT, parse
+from serving.protocol import CHAT, MESSAGES, AnyAsk, parse
+from serving.router_config import TURN_TYPES, TurnType
 from tests.unit.fakes import stack
 
-CONFIG = stack()
-BOTH = ("big", "tiny")
 
-
-def choose(
-    asked: str, turn_type: TurnType | None = None, ready: tuple[str, ...] = BOTH
-) -> tiers.Tiering:
-    return tiers.choose(asked, turn_type, CONFIG.models, ready, CONFIG.router)
+def ask(path: str = CHAT, **fields: Any) -> AnyAsk:
+    body = {"model": "auto", "messages": [{"role": "user", "content": "x"}], **fields}
+    return parse(path, json.dumps(body).encode())
 
 
 def inferred(**fields: Any) -> TurnType | None:
-    body = {"model": "auto", "messages": [{"role": "user", "content": "x"}], **fields}
-    return tiers.inferred(parse(CHAT, json.dumps(body).encode()))
+    return tiers.inferred(ask(**fields))
 
 
-def test_a_model_that_is_named_is_the_one_that_answers() -> None:
-    assert choose("tiny", "plan") == tiers.Tiering("tiny", "")
-    assert choose("big", "classify", ready=("tiny",)).model == "big"
-
-
-@pytest.mark.parametrize("turn_type", ["classify", "summarise", "format"])
-def test_auto_gives_side_turns_to_the_small_model(turn_type: TurnType) -> None:
-    assert choose("auto", turn_type) == tiers.Tiering("tiny", f"auto:{turn_type}->small")
-
-
-@pytest.mark.parametrize("turn_type", ["tool-call", "plan", "finalise"])
-def test_auto_gives_the_main_chain_to_the_frontier(turn_type: TurnType) -> None:
-    assert choose("auto", turn_type) == tiers.Tiering("big", f"auto:{turn_type}->frontier")
-
-
-def test_a_turn_of_unknown_type_goes_to_the_frontier() -> None:
-    assert choose("auto") == tiers.Tiering("big", "auto:unknown->frontier")
-
-
-def test_a_tier_without_a_ready_engine_gives_way_to_the_other() -> None:
-    assert choose("auto", "plan", ready=("tiny",)) == tiers.Tiering(
-        "tiny", "auto:plan->small:frontier-not-ready"
+def test_each_tier_has_its_first_model_that_is_ready() -> None:
+    models = {**stack().models, "other": stack().models["big"]}
+    configured = {"frontier": "big", "small": "tiny"}
+    assert tiers.of_tiers(models, ("other", "tiny")) == (
+        {"frontier": "other", "small": "tiny"},
+        configured,
     )
-    assert choose("auto", "format", ready=("big",)).model == "big"
-
-
-def test_with_nothing_ready_the_wanted_model_is_named() -> None:
-    assert choose("auto", "format", ready=()).model == "tiny"
-    assert choose("auto", "plan", ready=()).model == "big"
-
-
-def test_a_stack_of_one_tier_serves_every_turn_with_it() -> None:
-    models = {"big": CONFIG.models["big"]}
-    for ready in (("big",), ()):
-        assert tiers.choose("auto", "format", models, ready, CONFIG.router).model == "big"
+    assert tiers.of_tiers(models, ()) == ({}, configured)
 
 
 def test_tools_mean_a_tool_call_and_json_without_tools_means_formatting() -> None:
@@ -74,10 +42,16 @@ def test_tools_mean_a_tool_call_and_json_without_tools_means_formatting() -> Non
     assert inferred(response_format={"type": "json_schema", "json_schema": {}}) == "format"
 
 
+def test_an_answer_from_a_list_means_classifying() -> None:
+    assert inferred(guided_choice=["spam", "ham"]) == "classify"
+    assert inferred(structured_outputs={"choice": ["spam", "ham"]}) == "classify"
+
+
 @pytest.mark.parametrize(
     "fields",
     [{}, {"tools": []}, {"tools": None}, {"response_format": {"type": "text"}},
-     {"response_format": None}, {"response_format": 7}],
+     {"response_format": None}, {"response_format": 7}, {"guided_choice": []},
+     {"structured_outputs": {"regex": "a"}}, {"structured_outputs": 7}],
 )  # fmt: skip
 def test_nothing_is_guessed_from_anything_else(fields: dict[str, Any]) -> None:
     assert inferred(**fields) is None
@@ -96,3 +70,20 @@ def test_an_unknown_declared_type_is_refused_with_the_nearest_valid_one() -> Non
     with pytest.raises(BadRequest) as refused:
         tiers.declared("???")
     assert all(turn_type in refused.value.message for turn_type in TURN_TYPES)
+
+
+def test_a_task_is_named_or_stands_for_the_system_prompt() -> None:
+    def told(text: str) -> AnyAsk:
+        return ask(messages=[{"role": "system", "content": text}, {"role": "user", "content": "x"}])
+
+    assert tiers.task("invoices", ask()) == "invoices"
+    assert tiers.task(None, ask()) == ""
+    assert tiers.task(None, told("one")) == tiers.task(None, told("one"))
+    assert tiers.task(None, told("one")) != tiers.task(None, told("two"))
+    assert tiers.task(None, ask(MESSAGES, system="one", max_tokens=1)).startswith("system:")
+
+
+@pytest.mark.parametrize("name", ["", "*", "a b", "x" * 65, "a\n"])
+def test_what_is_no_name_for_a_task_is_refused(name: str) -> None:
+    with pytest.raises(BadRequest, match="x-warmloop-task"):
+        tiers.task(name, ask())

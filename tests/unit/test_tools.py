@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pydantic
 import pytest
 from typing_extensions import TypedDict
 
@@ -274,3 +275,17 @@ def test_what_cannot_be_loaded_is_refused_with_the_fix(
     with pytest.raises(ConfigError, match=said) as caught:
         load(spec, tmp_path, where="agents.x.tools")
     assert str(caught.value).startswith("agents.x.tools: ")
+
+
+def test_parameters_that_no_grammar_can_promise_are_refused_when_the_agent_is_loaded() -> None:
+    pattern = {"type": "string", "pattern": "^(?=[A-F])[A-F][0-9]$"}
+    hint: Any = Annotated[str, pydantic.WithJsonSchema(pattern)]
+
+    def book(seat: Any) -> str:
+        """Book a seat."""
+        return str(seat)
+
+    book.__annotations__["seat"] = hint
+
+    with pytest.raises(ConfigError, match=r"tool 'book': its parameters/properties/seat/pattern"):
+        from_function(book)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from serving.config import ModelConfig
-from serving.engines import adapter_for, vllm
+from serving.engines import adapter_for, environment, vllm
 from serving.engines.base import Command, EngineSpec
-from serving.engines.process import free_port, meaningful
+from serving.engines.ports import free_port
+from serving.engines.process import meaningful
 from serving.errors import EngineError
 
 METRICS = """\
@@ -101,7 +102,7 @@ def test_on_cpu_it_computes_in_what_the_cpu_can_multiply(
     ("gpus", "flags"),
     [
         (1, ()),
-        (4, ("--tensor-parallel-size", "4")),
+        (4, ("--tensor-parallel-size", "4", "--distributed-executor-backend", "mp")),
         (0.5, ("--gpu-memory-utilization", "0.450")),
     ],
 )
@@ -142,10 +143,55 @@ def test_what_the_configuration_adds_comes_last_and_wins() -> None:
     assert started.env["OMP_NUM_THREADS"] == "8"
 
 
-def test_adapters_can_be_loaded_at_run_time_only_where_lora_is_on() -> None:
+def test_an_engine_takes_adapters_only_where_the_model_has_or_wants_them() -> None:
     switch = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
-    assert switch not in command().env
-    assert command(extra_args=["--enable-lora"]).env[switch] == "True"
+    plain = command()
+    assert "--enable-lora" not in plain.argv
+    assert switch not in plain.env
+    for asked in ({"lora": {"enabled": True}}, {"adapters": {"polite": "/adapters/polite"}}):
+        started = command(**asked)
+        assert "--enable-lora" in started.argv
+        assert started.env[switch] == "True"
+
+
+def test_on_cpu_adapters_come_with_our_own_arithmetic_and_on_gpus_with_vllms() -> None:
+    started = command(lora={"enabled": True})
+    module, _, name = value(started.argv, "--worker-extension-cls").partition(".")
+    source = (Path(started.env["PYTHONPATH"]) / f"{module}.py").read_text()
+    assert f"class {name}:" in source
+    started = command(lora={"enabled": True}, gpus=1)
+    assert "--worker-extension-cls" not in started.argv
+    assert "PYTHONPATH" not in started.env
+
+
+def test_limits_of_adapters_become_flags_and_a_rank_the_next_one_that_vllm_takes() -> None:
+    limits = {"enabled": True, "max_rank": 24, "max_resident": 2, "max_cached": 6}
+    argv = command(lora=limits).argv
+    assert value(argv, "--max-loras") == "2"
+    assert value(argv, "--max-cpu-loras") == "6"
+    assert value(argv, "--max-lora-rank") == "32"
+    argv = command(lora={"enabled": True, "max_rank": 8}).argv
+    assert value(argv, "--max-lora-rank") == "8"
+
+
+def test_a_simulated_engine_takes_adapters_up_to_the_same_rank() -> None:
+    assert "--max-lora-rank" not in command(engine="simulated").argv
+    argv = command(engine="simulated", lora={"enabled": True, "max_rank": 8}).argv
+    assert value(argv, "--max-lora-rank") == "8"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('{"error":{"message":"rank 64 is too\\n high","code":500}}', "rank 64 is too high"),
+        ('{"message": "no such file"}', "no such file"),
+        ("plain   words", "plain words"),
+        ("[1]", "[1]"),
+        ('{"error": null}', '{"error": null}'),
+    ],
+)
+def test_an_engines_reason_is_its_message_in_one_line(body: str, said: str) -> None:
+    assert vllm.reason_in(body) == said
 
 
 def test_the_interpreter_is_the_configured_one_then_the_environments(
@@ -163,13 +209,27 @@ def test_a_missing_environment_says_who_named_it_and_how_to_get_it(
 ) -> None:
     missing = tmp_path / "missing" / ".venv-vllm" / "bin" / "python"
     monkeypatch.delenv("WARMLOOP_VLLM_PYTHON")
-    monkeypatch.setattr(vllm, "CHECKOUT", tmp_path / "missing")
+    monkeypatch.setattr(environment, "CHECKOUT", tmp_path / "missing")
     if told == "WARMLOOP_VLLM_PYTHON":
         monkeypatch.setenv(told, str(missing))
     with pytest.raises(EngineError) as caught:
         command(**({"python": str(missing)} if told == "python" else {}))
     assert f"{missing} ({told}) is not an executable" in str(caught.value)
     assert "scripts/setup vllm" in str(caught.value)
+
+
+@pytest.mark.parametrize(("gpus", "part"), [(0, "vllm"), (0.5, "vllm-cuda"), (4, "vllm-cuda")])
+def test_engines_on_gpus_run_in_the_environment_built_for_them(
+    gpus: float, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WARMLOOP_VLLM_PYTHON")
+    monkeypatch.setattr(environment, "CHECKOUT", tmp_path)
+    python = tmp_path / f".venv-{part}" / "bin" / "python"
+    with pytest.raises(EngineError, match=f"run scripts/setup {part},"):
+        command(gpus=gpus)
+    python.parent.mkdir(parents=True)
+    python.touch(mode=0o755)
+    assert command(gpus=gpus).argv[0] == str(python)
 
 
 def test_the_simulator_is_told_how_fast_to_be() -> None:
@@ -183,11 +243,6 @@ def test_the_simulator_is_told_how_fast_to_be() -> None:
     assert value(argv, "--capacity-tokens") == "80"
     assert value(argv, "--context-tokens") == "512"
     assert value(argv, "--start-s") == "1.0"
-
-
-def test_an_engine_that_is_not_supported_yet_says_what_to_use_instead() -> None:
-    with pytest.raises(EngineError, match="sglang is not supported yet; use engine: vllm"):
-        adapter_for("sglang")
 
 
 def test_load_is_summed_over_the_engines_of_a_server_and_kv_use_is_their_mean() -> None:
@@ -217,6 +272,17 @@ def test_the_last_words_are_the_exceptions_and_not_the_frames() -> None:
         "RuntimeError: Engine core initialization failed.",
     ]
     assert meaningful(map(str, range(100))) == [str(number) for number in range(85, 100)]
+
+
+def test_sglang_writes_its_last_words_with_another_prefix() -> None:
+    log = [
+        "[2026-11-24 15:13:31] Load weight begin. avail mem=13.05 GB",
+        "[2026-11-24 15:13:33 TP0] Scheduler hit an exception: Traceback (most recent call last):",
+        '  File "scheduler.py", line 1, in run',
+        "safetensors_rust.SafetensorError: incomplete metadata",
+    ]
+    assert meaningful(log)[0] == "Load weight begin. avail mem=13.05 GB"
+    assert meaningful(log)[-1] == "safetensors_rust.SafetensorError: incomplete metadata"
 
 
 def test_free_ports_are_free_and_differ() -> None:

@@ -1,0 +1,162 @@
+"""What the grammar costs: `python -m benchmarks.grammar_cost [--json FILE]`.
+
+One real engine, asked directly. The same prompts, tools and number of generated tokens, by turns
+
+    free       tool_choice none, end of text ignored
+    grammar    tool_choice required: a call whose schema has text, numbers, enums and a list that is
+               longer than the answer may be, so that each token is chosen under the grammar
+
+at batch 1 and at batch 8. Prompts are warm and grammars compiled before anything is timed. Each
+pair gives one ratio; printed are the median and its 95 % interval (bootstrap).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks.engines import PATIENCE, engine, model_of
+from serving.protocol import CHAT
+
+BAR = 0.95
+TOKENS = 64
+BATCHES = (1, 8)
+LINE = {
+    "type": "object",
+    "properties": {
+        "text": {"type": "string", "maxLength": 200},
+        "amount": {"type": "number"},
+        "unit": {"type": "string", "enum": ["hour", "piece", "kilogram"]},
+        "done": {"type": "boolean"},
+    },
+    "required": ["text", "amount", "unit", "done"],
+    "additionalProperties": False,
+}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "write_report",
+        "description": "Write a report of what was done.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "title": {"type": "string", "maxLength": 80},
+                "lines": {"type": "array", "items": LINE, "minItems": 40, "maxItems": 64},
+            },
+            "required": ["title", "lines"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def body(model: str, number: int, choice: str) -> dict[str, Any]:
+    prompt = f"Report on day {number} in the workshop: what was repaired, how long it took."
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "tools": [TOOL],
+        "tool_choice": choice,
+        "temperature": 0,
+        "max_tokens": TOKENS,
+        "ignore_eos": True,
+    }
+
+
+async def tokens_per_s(
+    http: aiohttp.ClientSession, url: str, model: str, batch: int, choice: str
+) -> float:
+    """Generated tokens a second of `batch` requests that go out together."""
+
+    async def one(number: int) -> int:
+        async with http.post(url + CHAT, json=body(model, number, choice)) as answer:
+            said = await answer.json()
+            assert answer.status == 200, said
+            return int(said["usage"]["completion_tokens"])
+
+    began = time.perf_counter()
+    counts = await asyncio.gather(*(one(number) for number in range(batch)))
+    took_s = time.perf_counter() - began
+    assert set(counts) == {TOKENS}, f"not all answers have {TOKENS} tokens: {counts}"
+    return sum(counts) / took_s
+
+
+async def measure(
+    stack: Path, name: str, rounds: int, asked: Callable[[], None]
+) -> dict[int, list[tuple[float, float]]]:
+    """Batch → pairs of tokens/s (free, grammar)."""
+    model = model_of(stack, name)
+    model = model.model_copy(update={"max_running": max(BATCHES), "kv_cache_gib": 1.0})
+    pairs: dict[int, list[tuple[float, float]]] = {batch: [] for batch in BATCHES}
+    async with engine(name, model) as url, aiohttp.ClientSession(timeout=PATIENCE) as http:
+        for choice in ("none", "required") * 2:
+            await tokens_per_s(http, url, name, max(BATCHES), choice)
+        for number in range(rounds):
+            for batch in BATCHES:
+                # Now one first, now the other: what drifts hits both.
+                order = ("none", "required") if number % 2 else ("required", "none")
+                got = {c: await tokens_per_s(http, url, name, batch, c) for c in order}
+                pairs[batch].append((got["none"], got["required"]))
+                asked()
+    return pairs
+
+
+def interval(values: Sequence[float], draws: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of the median."""
+    chance = random.Random(7)
+    medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(draws))
+    return medians[int(0.025 * draws)], medians[int(0.975 * draws)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=Path("configs/cpu-small.yaml"))
+    parser.add_argument("--model", default="small", help="a model of that file")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every pair there")
+    options = parser.parse_args()
+    console = Console()
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("asking", total=options.rounds * len(BATCHES))
+        pairs = asyncio.run(
+            measure(options.config, options.model, options.rounds, lambda: progress.advance(task))
+        )
+    table = Table(title=f"{options.config.name}: {options.model}, {TOKENS} tokens an answer")
+    for column in ("batch", "free", "grammar", "ratio, median", "95 %"):
+        table.add_column(column, justify="right")
+    reached = True
+    for batch, of_batch in pairs.items():
+        ratios = [grammar / free for free, grammar in of_batch]
+        low, high = interval(ratios)
+        median = statistics.median(ratios)
+        reached &= median >= BAR
+        free, grammar = (statistics.median(side) for side in zip(*of_batch, strict=True))
+        row = (f"{free:.1f}/s", f"{grammar:.1f}/s", f"{median:.3f}", f"{low:.3f} to {high:.3f}")
+        table.add_row(str(batch), *row)
+    console.print(table)
+    console.print(
+        f"bar: at least {BAR} of the free rate at each batch: "
+        f"{'reached' if reached else 'MISSED'}; "
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    )
+    if options.json:
+        options.json.write_text(json.dumps(pairs, indent=2) + "\n", encoding="utf-8")
+    return 0 if reached else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
