@@ -48,7 +48,7 @@ class Option(msgspec.Struct, frozen=True):
     room_tokens: int
     """Of its cache, not needed by others that are expected back; negative when it is short."""
     placed: float = 0.0
-    """New sessions that it got lately."""
+    """Sessions without a home that it got lately."""
 
 
 class Need(msgspec.Struct, frozen=True):

@@ -270,7 +270,7 @@ class Pool:
         booking = Booking(desk, need, warm=warm, whole=whole, node=node, sent_s=now)
         self._fair.serve(claim.tenant.name, (need.tokens - warm) / claim.tenant.weight)
         self._rates.went(self.model, need.tokens - warm)
-        if not program.home:
+        if program.home not in self._desks:
             self._count_new(desk)
         program.running += 1
         self._programs.settle(program, desk.replica, need.tokens)
@@ -288,7 +288,10 @@ class Pool:
         return [base] * (at + 1) + rest
 
     def _count_new(self, desk: Desk) -> None:
-        """New sessions by replica; older ones count for less."""
+        """Sessions that found a home, by replica: new ones, and those whose replica has left.
+
+        Older ones count for less.
+        """
         desk.placed += 1
         if sum(each.placed for each in self._desks.values()) > 64 * len(self._desks):
             for each in self._desks.values():

@@ -124,7 +124,13 @@ def client() -> aiohttp.ClientSession:
 
 @asynccontextmanager
 async def steady(
-    url: str, model: str, *, sessions: int, words: int, max_tokens: int | None = None
+    url: str,
+    model: str,
+    *,
+    sessions: int,
+    words: int,
+    max_tokens: int | None = None,
+    named: str = "s",
 ) -> AsyncIterator[Load]:
     """`sessions` that talk without a pause, each turn streaming and not in turn."""
     load = Load()
@@ -139,7 +145,7 @@ async def steady(
                 model,
                 stream=bool(turn % 2),
                 words=words,
-                session=f"s{number}",
+                session=f"{named}{number}",
                 max_tokens=max_tokens,
             )
             load.turns.append(seen)

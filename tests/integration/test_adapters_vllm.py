@@ -115,8 +115,8 @@ class Lab:
 
     def engines_list(self) -> list[str]:
         """What the engine itself lists."""
-        direct = openai.OpenAI(base_url=f"{self.spec.url}/v1", api_key="none")
-        return sorted(model.id for model in direct.models.list())
+        with openai.OpenAI(base_url=f"{self.spec.url}/v1", api_key="none") as direct:
+            return sorted(model.id for model in direct.models.list())
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +144,10 @@ def lab(small_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         made = Lab(folder, spec, openai.OpenAI(base_url="http://none", api_key="none"), door)
         made.start_engine()
         try:
-            url = f"{door.up()}/v1"
             # Retries: on a machine under load an engine may be silent for longer than we wait.
-            made.client = openai.OpenAI(base_url=url, api_key="none", max_retries=8, timeout=300)
+            made.client = made.client.with_options(
+                base_url=f"{door.up()}/v1", max_retries=8, timeout=300
+            )
             eventually(lambda: "polite" in made.engines_list(), "the configured adapter is there")
             eventually(lambda: ready(made, "polite"), "the front door has seen it")
             assert made.load("terse")[0] == 200
@@ -154,6 +155,7 @@ def lab(small_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
                 made.learn(model)
             yield made
         finally:
+            made.client.close()
             if made.process is not None:
                 asyncio.run(made.process.stop(0))
 

@@ -30,8 +30,10 @@ def door(
 
 
 @pytest.fixture
-def client(door: tuple[Stack, str]) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{door[1]}/v1", api_key="none", max_retries=0, timeout=300)
+def client(door: tuple[Stack, str]) -> Iterator[openai.OpenAI]:
+    base = f"{door[1]}/v1"
+    with openai.OpenAI(base_url=base, api_key="none", max_retries=0, timeout=300) as made:
+        yield made
 
 
 def test_the_second_turn_of_a_streamed_chat_finds_its_prefix_warm(client: openai.OpenAI) -> None:

@@ -65,8 +65,10 @@ def door(
 
 
 @pytest.fixture
-def client(door: tuple[Stack, str]) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{door[1]}/v1", api_key="none", max_retries=0, timeout=300)
+def client(door: tuple[Stack, str]) -> Iterator[openai.OpenAI]:
+    base = f"{door[1]}/v1"
+    with openai.OpenAI(base_url=base, api_key="none", max_retries=0, timeout=300) as made:
+        yield made
 
 
 def test_chat_is_answered_and_says_where_it_went(client: openai.OpenAI) -> None:
@@ -159,8 +161,8 @@ def test_a_real_engine_under_ray_answers_and_dies_with_a_killed_supervisor(
             return run_file.exists() and '"ready"' in run_file.read_text()
 
         eventually(ready, "the stack is ready", 600)
-        user = openai.OpenAI(base_url=f"{made.url()}/v1", api_key="none", timeout=300)
-        answer = user.responses.create(model="only", input="Hello", max_output_tokens=8)
+        with openai.OpenAI(base_url=f"{made.url()}/v1", api_key="none", timeout=300) as user:
+            answer = user.responses.create(model="only", input="Hello", max_output_tokens=8)
         assert answer.usage is not None
         assert answer.usage.output_tokens > 0
         assert any("EngineCore" in name(process) for process in made.processes())

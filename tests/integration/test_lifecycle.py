@@ -188,7 +188,8 @@ async def test_kill_9_of_an_engine_under_32_streams_lets_each_go_on_at_the_other
     assert any(turn.replica == victim["replica"] for turn in seen), "the victim had some of them"
     assert [turn for turn in seen if not turn.well] == []
     await asyncio.to_thread(replaced, up, "pair", {victim["replica"]}, 2)
-    async with steady(up.url(), "pair", sessions=8, words=5) as load:
+    # Of sessions that are new: those that have a home stay there.
+    async with steady(up.url(), "pair", sessions=8, words=5, named="fresh") as load:
         await load.more(24)
     assert load.failed == []
     assert load.replicas - old.keys(), "the new one takes turns"

@@ -14,9 +14,13 @@ from tests.adapters import write_adapter
 from tests.integration.stacks import Stack, eventually, stack
 
 
+def user(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+
+
 def cards(url: str) -> dict[str, dict[str, Any]]:
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
-    return {model.id: model.model_dump() for model in client.models.list()}
+    with user(url) as client:
+        return {model.id: model.model_dump() for model in client.models.list()}
 
 
 def replicas(url: str, name: str) -> int:
@@ -47,38 +51,38 @@ def test_adapters_are_on_every_replica_before_it_is_ready_and_after_each_restart
     model = {"engine": "simulated", "replicas": 2, "adapters": {"fixed": "lora/fixed"}}
     with stack(tmp_path, models={"small": model}) as made:
         url = made.up()
-        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
-        # "Ready" came after the configured adapter: nothing is waited for here.
-        assert (cards(url)["fixed"]["parent"], replicas(url, "fixed")) == ("small", 2)
-        asked = {"lora_name": "later", "lora_path": str(later)}
-        said = client.post("/load_lora_adapter", body=asked, cast_to=dict[str, Any])
-        assert len(said["replicas"]) == 2
-        assert replicas(url, "later") == 2
-        for name in ("small", "fixed", "later"):
-            answer = client.completions.create(model=name, prompt="hello", max_tokens=1)
-            assert answer.model == name
-        victim = engines(made)[0]
-        victim.kill()
-        eventually(lambda: replicas(url, "later") == 1, "the dead one is out")
-        eventually(lambda: replicas(url, "later") == 2, "its successor has been given it")
-        assert replicas(url, "fixed") == 2
-        front = made.process("orchestrator.front")
-        assert front is not None
-        front.kill()
+        with user(url) as client:
+            # "Ready" came after the configured adapter: nothing is waited for here.
+            assert (cards(url)["fixed"]["parent"], replicas(url, "fixed")) == ("small", 2)
+            asked = {"lora_name": "later", "lora_path": str(later)}
+            said = client.post("/load_lora_adapter", body=asked, cast_to=dict[str, Any])
+            assert len(said["replicas"]) == 2
+            assert replicas(url, "later") == 2
+            for name in ("small", "fixed", "later"):
+                answer = client.completions.create(model=name, prompt="hello", max_tokens=1)
+                assert answer.model == name
+            victim = engines(made)[0]
+            victim.kill()
+            eventually(lambda: replicas(url, "later") == 1, "the dead one is out")
+            eventually(lambda: replicas(url, "later") == 2, "its successor has been given it")
+            assert replicas(url, "fixed") == 2
+            front = made.process("orchestrator.front")
+            assert front is not None
+            front.kill()
 
-        def back() -> bool:
-            try:
-                return replicas(url, "later") == 2
-            except openai.APIConnectionError:
-                return False
+            def back() -> bool:
+                try:
+                    return replicas(url, "later") == 2
+                except openai.APIConnectionError:
+                    return False
 
-        eventually(back, "the front door is back, and knows")
-        client.post("/unload_lora_adapter", body=asked, cast_to=dict[str, Any])
-        assert "later" not in cards(url)
-        assert replicas(url, "fixed") == 2
-        kept = made.home / "stacks" / made.name / "adapters.json"
-        assert json.loads(kept.read_text()) == {"loaded": [], "leaving": []}
-        assert made.run("down", "-c", str(made.config)).returncode == 0
+            eventually(back, "the front door is back, and knows")
+            client.post("/unload_lora_adapter", body=asked, cast_to=dict[str, Any])
+            assert "later" not in cards(url)
+            assert replicas(url, "fixed") == 2
+            kept = made.home / "stacks" / made.name / "adapters.json"
+            assert json.loads(kept.read_text()) == {"loaded": [], "leaving": []}
+            assert made.run("down", "-c", str(made.config)).returncode == 0
 
 
 def test_a_bad_adapter_in_the_configuration_ends_the_start_with_one_line(tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ def gone(made: Stack) -> None:
 def ended(url: str, response_id: str) -> Any:
     """The response, once it has ended; None before, and while the front door is away."""
     try:
-        found = client(url).responses.retrieve(response_id)
+        with client(url) as user:
+            found = user.responses.retrieve(response_id)
     except openai.APIConnectionError:
         return None
     return found if found.status not in ("queued", "in_progress") else None
@@ -76,7 +77,8 @@ def test_a_run_survives_the_front_doors_sigkill_and_repeats_only_what_may_be_rep
         question = script(
             call("charge", amount=7), call("ship", order="A1"), call("reply", text="all done")
         )
-        begun = client(url).responses.create(model="clerk", input=question, background=True)
+        with client(url) as user:
+            begun = user.responses.create(model="clerk", input=question, background=True)
         eventually(lambda: any("ship-begin" in line for line in lines(ledger)), "the tool runs")
 
         front_of(made).kill()
@@ -109,7 +111,8 @@ def test_an_unsafe_call_in_doubt_ends_as_outcome_unknown(tmp_path: Path) -> None
         url = made.up()
         hold.touch()
         question = script(call("ship", order="A1"), call("reply", text="told"))
-        begun = client(url).responses.create(model="clerk", input=question, background=True)
+        with client(url) as user:
+            begun = user.responses.create(model="clerk", input=question, background=True)
         eventually(lambda: lines(ledger), "the tool runs")
         front_of(made).kill()
         hold.unlink()

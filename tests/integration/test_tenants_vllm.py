@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import openai
@@ -29,10 +30,13 @@ def clients(
         file = KeyFile(stack_file.load(made.config).keys_path)
         keys = {name: file.create(name)[0] for name in ("a", "b")}
         url = made.up()
-        yield {
-            name: openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=300)
-            for name, key in keys.items()
-        }
+        with ExitStack() as open_clients:
+            yield {
+                name: open_clients.enter_context(
+                    openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=300)
+                )
+                for name, key in keys.items()
+            }
 
 
 def cached(client: openai.OpenAI, route: str) -> int:

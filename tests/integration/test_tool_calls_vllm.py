@@ -47,8 +47,10 @@ def door(vllm_engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture
-def client(door: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{door}/v1", api_key="none", max_retries=0, timeout=300)
+def client(door: str) -> Iterator[openai.OpenAI]:
+    base = f"{door}/v1"
+    with openai.OpenAI(base_url=base, api_key="none", max_retries=0, timeout=300) as made:
+        yield made
 
 
 async def test_every_call_of_every_shape_is_valid_at_temperature_1(door: str) -> None:

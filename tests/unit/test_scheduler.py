@@ -401,3 +401,14 @@ async def test_a_session_leaves_a_home_whose_slots_are_all_taken_for_one_that_ha
     await settle()
     assert turn.placed.engine is not first.engine
     assert turn.placed.reason == "spill:load"
+
+
+async def test_the_sessions_of_a_replica_that_left_are_shared_among_the_others() -> None:
+    floor = Floor("r0")
+    names = [f"s{i}" for i in range(30)]
+    for name in names:
+        await floor.run(name, 100)
+    floor.engines = [engine(f"r{i}") for i in (1, 2, 3)]
+    floor.scheduler.keep_only({"r1", "r2", "r3"})
+    went = [(await floor.run(name, 100, 10, 20)).engine.replica for name in names]
+    assert {went.count(name) for name in ("r1", "r2", "r3")} <= {9, 10, 11}
