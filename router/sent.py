@@ -159,8 +159,9 @@ class Sent:
         """An error event: the engine's refusal passes as it came. Its failure is a cut: raises
         Failed, or at the next call where other events came before it, and returns those."""
         at = chunk.index(_ERROR)
-        [event, *_] = SseSplitter().feed(chunk[at:])
-        error = _decoded(event.data).error
+        events = SseSplitter().feed(chunk[at:])
+        # None: it is longer than what is withheld, and the client must have it as it comes.
+        error = _decoded(events[0].data).error if events else None
         if error is None or not isinstance(error.code, int) or error.code < 500:
             return chunk
         self._failure = Failed("status", "it reported an error in mid-stream")

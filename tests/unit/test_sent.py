@@ -154,6 +154,13 @@ def test_an_engines_failure_in_mid_stream_is_a_cut_and_its_refusal_is_not() -> N
     assert after(ROLE).feed(quoted) == quoted
 
 
+def test_an_error_too_long_to_be_waited_for_passes_as_the_engine_wrote_it() -> None:
+    sent = after(ROLE)
+    told = b'data: {"error":{"message":"' + b"x" * 70_000
+    assert sent.feed(told) == told
+    assert sent.feed(b'","code":500}}\n\n') + sent.rest() == b'","code":500}}\n\n'
+
+
 def test_a_stream_that_just_ends_is_a_cut_unless_the_answer_had_ended() -> None:
     with pytest.raises(Failed, match="before the answer's end"):
         after(ROLE, delta(content="x")).rest()
