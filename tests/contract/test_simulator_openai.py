@@ -327,15 +327,14 @@ async def test_adapters_come_and_go_as_on_a_vllm(lora_url: str, tmp_path: Path) 
                 await adapter.load_adapter(http, lora_url, name, folder)
         found = adapters_in(await cards(http, lora_url), "small")
         assert found == {"polite": str(low)}
+        client = openai.AsyncOpenAI(base_url=f"{lora_url}/v1", api_key="none", max_retries=0)
         cached = []
-        base = f"{lora_url}/v1"
-        async with openai.AsyncOpenAI(base_url=base, api_key="none", max_retries=0) as client:
-            for model in ("small", "small", "polite", "polite"):
-                said = await client.completions.create(model=model, prompt="x" * 400, max_tokens=1)
-                assert said.model == model
-                assert said.usage is not None
-                assert said.usage.prompt_tokens_details is not None
-                cached.append(said.usage.prompt_tokens_details.cached_tokens)
+        for model in ("small", "small", "polite", "polite"):
+            answer = await client.completions.create(model=model, prompt="x" * 400, max_tokens=1)
+            assert answer.model == model
+            assert answer.usage is not None
+            assert answer.usage.prompt_tokens_details is not None
+            cached.append(answer.usage.prompt_tokens_details.cached_tokens)
         assert cached == [0, 96, 0, 96]
         await adapter.unload_adapter(http, lora_url, "polite")
         with pytest.raises(EngineError, match=r"answered 404: .*'polite' cannot be found"):
