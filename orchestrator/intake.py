@@ -22,6 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
+from orchestrator.acceptance import Admission
 from orchestrator.agents import Agent, Agents
 from orchestrator.clock import Clock
 from orchestrator.events import ConversationStarted, HistoryImported, ResponseAccepted
@@ -30,7 +31,6 @@ from orchestrator.journal import Journal, Recorded, ResponseRef
 from orchestrator.machine import State, fold_all
 from orchestrator.open_calls import check_outputs
 from orchestrator.response_request import CreateRequest
-from orchestrator.worker import Admission
 from router.limits import Limits
 from router.tenants import OPEN, Tenant
 from router.turn import Urgency

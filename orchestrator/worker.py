@@ -4,9 +4,9 @@
     submit ──┼─► claim ─► lease ─► fold the log ──┤
     recover ─┘                                    └─ fenced: forget all
 
-A claim is this process's own word that it deals with a conversation; there is one at a time, so a
-conversation has one response in progress. A lease is the journal's word against other processes; a
-background task renews all that are held, and a run whose lease is gone stops at once.
+A claim (`claims.py`) is this process's own word that it deals with a conversation; a lease
+(`leases.py`) is the journal's word against other processes. `acceptance.py` is the first line of
+the drawing, `parking.py` its end.
 
     async with Worker(...) as worker:            # recovers what a dead process left behind
         admission = await worker.accept(conversation, ResponseAccepted(...), start=...)
@@ -19,14 +19,14 @@ import asyncio
 import logging
 import os
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar
 
+from orchestrator.acceptance import Acceptance, Admission
 from orchestrator.agents import Agents
-from orchestrator.clock import Clock, SystemClock, sleep
+from orchestrator.claims import Claim, Claims
+from orchestrator.clock import Clock, SystemClock
 from orchestrator.events import (
     AnyEvent,
     ConversationStarted,
@@ -34,56 +34,17 @@ from orchestrator.events import (
     ResponseAccepted,
     ResponseFinished,
 )
-from orchestrator.journal import (
-    AlreadyAccepted,
-    Fenced,
-    Journal,
-    JournalFull,
-    Lease,
-    ResponseRef,
-)
-from orchestrator.machine import State, fold, fold_all
+from orchestrator.journal import Fenced, Journal, JournalFull, ResponseRef
+from orchestrator.leases import Leases
+from orchestrator.machine import fold_all
 from orchestrator.model import ModelClient
-from orchestrator.prompt import Prompt
+from orchestrator.parking import Parking
 from orchestrator.runner import Collaborators, Runner
 from serving.config import Prices
-from serving.errors import Conflict, NotFound, Unavailable
+from serving.errors import NotFound, Unavailable
 
 T = TypeVar("T")
 log = logging.getLogger("warmloop.worker")
-
-MAX_PARKED = 256
-"""Idle conversations whose state is kept in memory; others are folded from the log again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """A response that is in the journal; `created` is False for a repeated Idempotency-Key."""
-
-    ref: ResponseRef
-    created: bool
-
-
-@dataclass(slots=True, eq=False)
-class _Claim:
-    conversation: str
-    done: asyncio.Future[None]
-    lease: Lease | None = None
-    runner: Runner | None = None
-    task: asyncio.Task[None] | None = None
-    cancel_id: str = ""
-    again: bool = False
-    at_end: Callable[[], None] | None = None
-
-    @property
-    def fenced(self) -> bool:
-        return self.runner is not None and self.runner.fenced
-
-
-@dataclass(slots=True)
-class _Parked:
-    state: State = field(default_factory=State)
-    prompt: Prompt | None = None
 
 
 class Worker:
@@ -105,8 +66,6 @@ class Worker:
         self._journal = journal
         self._agents = agents
         self._clock = clock or SystemClock()
-        self._owner = owner or f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._lease_s = lease_s
         self._stop_grace_s = stop_grace_s
         self._group = asyncio.TaskGroup()
         self._shared = Collaborators(
@@ -118,13 +77,24 @@ class Worker:
             spawn=self._spawn,
         )
         self._renewals: asyncio.Task[None] | None = None
-        self._claims: dict[str, _Claim] = {}
-        self._parked: OrderedDict[str, _Parked] = OrderedDict()
+        self._claims = Claims()
+        owner = owner or f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._leases = Leases(journal, self._clock, owner, lease_s)
+        self._parking = Parking(journal)
+        self._acceptance = Acceptance(
+            journal=journal,
+            agents=agents,
+            claims=self._claims,
+            leases=self._leases,
+            parking=self._parking,
+            shared=self._shared,
+            leave=self._leave,
+        )
         self._stopping = False
 
     async def __aenter__(self) -> Worker:
         await self._group.__aenter__()
-        self._renewals = self._group.create_task(self._renew_leases())
+        self._renewals = self._group.create_task(self._leases.keep(self._claims))
         await self.recover()
         return self
 
@@ -178,7 +148,7 @@ class Worker:
             # It may be just letting go: then look into the log once more.
             claim.again = True
         elif not self._stopping:
-            self._begin(self._claim(conversation))
+            self._begin(self._claims.take(conversation))
 
     async def run(self, conversation: str) -> None:
         """`submit`, and wait until there is nothing to do in it."""
@@ -215,12 +185,12 @@ class Worker:
         Nothing is finished by this: the next start continues every run where the log ends.
         """
         self._stopping = True
-        for claim in self._claims.values():
+        for claim in self._claims:
             if claim.runner is not None:
                 claim.runner.stop(now=False)
-        if waiting := [claim.done for claim in self._claims.values()]:
+        if waiting := [claim.done for claim in self._claims]:
             await asyncio.wait(waiting, timeout=self._stop_grace_s)
-        for claim in list(self._claims.values()):
+        for claim in self._claims:
             if claim.runner is not None:
                 claim.runner.stop(now=True)
             elif claim.task is not None:
@@ -244,8 +214,6 @@ class Worker:
         except Exception as error:
             future.set_exception(error)
 
-    # -- accepting --
-
     async def _accept(
         self,
         conversation: str,
@@ -253,69 +221,23 @@ class Worker:
         opening: Sequence[AnyEvent],
         at_end: Callable[[], None] | None,
     ) -> Admission:
-        if accepted.idempotency_key:
-            known = await self._journal.find_idempotent(accepted.idempotency_key)
-            if known is not None:
-                return Admission(known, created=False)
-        claim = await self._claim_idle(conversation)
-        try:
-            claim.runner, ref = await self._store(claim, accepted, opening)
-        except AlreadyAccepted as repeated:
-            await self._leave(claim)
-            return Admission(repeated.ref, created=False)
-        except BaseException:
-            await self._leave(claim)
-            raise
-        claim.at_end = at_end
-        self._begin(claim)
-        return Admission(ref, created=True)
-
-    async def _claim_idle(self, conversation: str) -> _Claim:
-        """A claim on a conversation with nothing in progress; waits for one that just ended."""
-        while (busy := self._claims.get(conversation)) is not None:
-            if busy.runner is None or busy.runner.state.run is not None:
-                raise _locked(conversation)
-            await asyncio.shield(busy.done)
+        if known := await self._acceptance.known(accepted):
+            return known
+        await self._acceptance.idle(conversation)
         if self._stopping:
             raise Unavailable("the server is stopping; try again", retry_after_s=5)
-        return self._claim(conversation)
+        claim, admission = await self._acceptance.store(conversation, accepted, opening)
+        if claim is not None:
+            claim.at_end = at_end
+            self._begin(claim)
+        return admission
 
-    async def _store(
-        self, claim: _Claim, accepted: ResponseAccepted, opening: Sequence[AnyEvent]
-    ) -> tuple[Runner, ResponseRef]:
-        conversation = claim.conversation
-        lease = claim.lease = await self._journal.lease(*self._terms(conversation))
-        if lease is None:
-            raise _locked(conversation)
-        parked = await self._load(lease)
-        state = parked.state
-        if state.run is not None:
-            claim.again = True  # nobody drives it: do, and let the caller come again
-            raise _locked(conversation)
-        first = opening[0] if opening else None
-        name = state.agent or (first.agent if isinstance(first, ConversationStarted) else "")
-        if not name:
-            raise NotFound(f"no conversation {conversation!r}", param="conversation")
-        agent = self._agents.get(name)
-        events = [*(() if state.agent else opening), accepted]
-        seq = await self._journal.append(lease, events)
-        for event in events:
-            fold(state, event)
-        state.seq = seq
-        runner = Runner(self._shared, lease, agent, state, parked.prompt or agent.prompt())
-        return runner, ResponseRef(accepted.response_id, conversation, seq)
+    # -- running --
 
-    # -- claims --
-
-    def _claim(self, conversation: str) -> _Claim:
-        claim = _Claim(conversation, asyncio.get_running_loop().create_future())
-        self._claims[conversation] = claim
-        return claim
-
-    def _begin(self, claim: _Claim) -> None:
+    def _begin(self, claim: Claim) -> None:
         claim.task = self._group.create_task(self._work(claim))
 
-    async def _work(self, claim: _Claim) -> None:
+    async def _work(self, claim: Claim) -> None:
         try:
             if claim.runner is None:
                 claim.runner = await self._prepare(claim)
@@ -337,12 +259,9 @@ class Worker:
         finally:
             await self._leave(claim)
 
-    async def _prepare(self, claim: _Claim) -> Runner | None:
-        while (lease := await self._journal.lease(*self._terms(claim.conversation))) is None:
-            # Another process runs it; if that one dies, its lease runs out.
-            await sleep(self._clock, self._lease_s / 4)
-        claim.lease = lease
-        parked = await self._load(lease)
+    async def _prepare(self, claim: Claim) -> Runner | None:
+        lease = await self._leases.wait_for(claim)
+        parked = await self._parking.load(lease)
         if parked.state.run is None:
             return None
         try:
@@ -352,7 +271,7 @@ class Worker:
             return None
         return Runner(self._shared, lease, agent, parked.state, parked.prompt or agent.prompt())
 
-    async def _give_up(self, claim: _Claim, code: str, message: str) -> None:
+    async def _give_up(self, claim: Claim, code: str, message: str) -> None:
         """End a response that cannot be run: a client must not wait for it for ever."""
         try:
             recorded = await self._journal.read(claim.conversation)
@@ -365,74 +284,25 @@ class Worker:
         except (Fenced, JournalFull) as error:
             log.error("%s: left unfinished: %s", claim.conversation, error)
 
-    async def _leave(self, claim: _Claim) -> None:
+    async def _leave(self, claim: Claim) -> None:
         """Give the lease up, keep the state if it is true, and let others claim."""
         conversation = claim.conversation
         runner = claim.runner
         if claim.at_end is not None:
             claim.at_end()
-        # Only what the log says may be kept: an idle state has nothing that is not stored.
-        if runner is not None and runner.is_idle:
-            self._parked[conversation] = _Parked(runner.state, runner.prompt)
-            self._parked.move_to_end(conversation)
-            if len(self._parked) > MAX_PARKED:
-                self._parked.popitem(last=False)
+        if runner is not None:
+            self._parking.keep(conversation, runner)
         try:
-            if claim.lease is not None:
-                await self._journal.release(claim.lease)
-        except JournalFull:
-            pass  # it runs out by itself
+            await self._leases.release(claim)
         finally:
-            if self._claims.get(conversation) is claim:
-                del self._claims[conversation]
+            self._claims.drop(claim)
             if claim.again and not self._stopping:
-                self._begin(self._claim(conversation))
+                self._begin(self._claims.take(conversation))
             if not claim.done.done():
                 claim.done.set_result(None)
-
-    # -- leases and state --
-
-    def _terms(self, conversation: str) -> tuple[str, str, float]:
-        return conversation, self._owner, self._lease_s
-
-    async def _load(self, lease: Lease) -> _Parked:
-        """The state as of now: the parked one, and what the log has beyond it."""
-        parked = self._parked.pop(lease.conversation, None) or _Parked()
-        if lease.token > 1:  # the first lease ever is on an empty log
-            recorded = await self._journal.read(lease.conversation, parked.state.seq)
-            fold_all(recorded, parked.state)
-        return parked
-
-    async def _renew_leases(self) -> None:
-        while True:
-            await sleep(self._clock, self._lease_s / 3)
-            held = [claim for claim in self._claims.values() if claim.lease is not None]
-            await asyncio.gather(*(self._renew(claim) for claim in held))
-
-    async def _renew(self, claim: _Claim) -> None:
-        held = claim.lease
-        try:
-            lease = await self._journal.lease(*self._terms(claim.conversation))
-        except JournalFull as error:
-            log.warning("%s: the lease cannot be renewed: %s", claim.conversation, error)
-            return
-        if claim.done.done() or held is None:
-            return
-        lost = lease is None or lease.token != held.token
-        if lost and claim.runner is not None:
-            claim.runner.fence()
 
 
 def _look_at(future: asyncio.Future[Admission]) -> None:
     # Its caller may be gone; an exception that nobody asks for would be reported as lost.
     if not future.cancelled():
         future.exception()
-
-
-def _locked(conversation: str) -> Conflict:
-    return Conflict(
-        f"conversation {conversation!r} has a response in progress; wait for it or cancel it",
-        param="conversation",
-        code="conversation_locked",
-        retry_after_s=1,
-    )
