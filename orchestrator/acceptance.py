@@ -96,6 +96,8 @@ class Acceptance:
         if state.run is not None:
             claim.again = True  # nobody drives it: do, and let the caller come again
             raise _locked(conversation)
+        if state.purged:
+            raise NotFound(f"no conversation {conversation!r}", param="conversation")
         first = opening[0] if opening else None
         name = state.agent or (first.agent if isinstance(first, ConversationStarted) else "")
         if not name:

@@ -24,6 +24,8 @@ class Claim:
     runner: Runner | None = None
     task: asyncio.Task[None] | None = None
     cancel_id: str = ""
+    patient: bool = False
+    """Somebody waits for its end, whichever process brings it about."""
     again: bool = False
     """Look into the log once more after this claim: something came while it was letting go."""
     at_end: Callable[[], None] | None = None

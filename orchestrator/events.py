@@ -196,6 +196,18 @@ class ResponseFinished(Event, frozen=True, tag="response_finished", omit_default
     message: str = ""
 
 
+class Purged(Event, frozen=True, tag="purged", omit_defaults=True):
+    """A tombstone: an event of type `of` was here, and its content is gone for good.
+
+    What remains says how much there was, never what: `facts` are its numbers (tokens, cost, times).
+    """
+
+    of: str
+    step: int = 0
+    """The newest step's number after it: keys of calls must never come twice."""
+    facts: dict[str, float] = {}
+
+
 AnyEvent = (
     ConversationStarted
     | HistoryImported
@@ -210,6 +222,7 @@ AnyEvent = (
     | LimitReached
     | CancelRequested
     | ResponseFinished
+    | Purged
 )
 
 _encoder = msgspec.json.Encoder()

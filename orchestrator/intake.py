@@ -182,7 +182,7 @@ class Intake:
         async with self._lock(conversation):
             log = await self._journal.read(conversation)
             state = fold_all(log)
-            if not log or state.tenant != asked.caller.name:
+            if not log or state.purged or state.tenant != asked.caller.name:
                 raise unknown_conversation(conversation)
             if state.run is not None:
                 raise _busy(f"conversation: {state.run.response_id} is still in progress in it")

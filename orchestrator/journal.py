@@ -7,11 +7,13 @@ Invariants that a store keeps:
 - An append carries the fencing token of a lease; a token older than the newest one granted for
   that conversation is refused with Fenced, whatever the clock says.
 - Listeners hear of events after they are stored, in order.
+- What is in the log stays as it is, with one exception: `purge` puts tombstones in the place of
+  events, so that places and numbers stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,8 +71,22 @@ class ResponseRef:
     first_seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class Purgeable:
+    """What a sweep may purge now."""
+
+    responses: Sequence[ResponseRef] = ()
+    """Ended, and not to be stored."""
+    conversations: Sequence[str] = ()
+    """Without news for longer than they are kept."""
+
+
 class Journal(Protocol):
     """Conversations as append-only logs. All methods raise JournalFull when the store fails."""
+
+    @property
+    def overloaded(self) -> bool:
+        """More waits to be stored than should: take on nothing new now."""
 
     async def append(
         self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
@@ -90,17 +106,51 @@ class Journal(Protocol):
         A new grant gets a higher token; a renewal by the same owner keeps its token.
         """
 
-    async def release(self, lease: Lease) -> None:
-        """Give the lease up at once; a stale lease is ignored."""
+    async def release(self, lease: Lease, *, wake_at: float = 0.0) -> None:
+        """Give the lease up at once; a stale lease is ignored.
+
+        What is unfinished in the conversation is not due before `wake_at` (Unix seconds), unless
+        somebody takes the lease earlier.
+        """
 
     async def find_response(self, response_id: str) -> ResponseRef | None:
-        """Look a response up; the index is written with its ResponseAccepted."""
+        """Look a response up, unless it was purged; indexed with its ResponseAccepted."""
 
     async def find_idempotent(self, key: str) -> ResponseRef | None:
         """The response that was accepted under this Idempotency-Key."""
 
-    async def unfinished(self) -> list[ResponseRef]:
-        """Responses without a ResponseFinished: what a new process must pick up."""
+    async def due(self, now: float, limit: int) -> list[ResponseRef]:
+        """Responses without an end that nobody runs and that need not wait any more, oldest
+        first: no lease that is still valid at `now`, and no later `wake_at`."""
+
+    async def next_wake(self, now: float) -> float | None:
+        """The first `wake_at` after `now` of a response without an end."""
+
+    async def purge(
+        self,
+        lease: Lease,
+        tombstones: Sequence[Recorded],
+        responses: Sequence[str],
+        *,
+        whole: bool = False,
+    ) -> None:
+        """Put tombstones in place of events, and take responses out of the index, durably.
+
+        `whole`: nothing of the conversation is left. Raises Fenced.
+        """
+
+    async def purgeable(self, *, ended_before: float, idle_before: float, limit: int) -> Purgeable:
+        """Responses with `store: false` that ended before, and conversations whose newest news
+        is older; at most `limit` of each."""
+
+    async def send(self, note: str) -> None:
+        """Tell the other processes on this journal; a note may be lost."""
+
+    def listen(self, heard: Callable[[str], object]) -> None:
+        """Be told, on the running loop, what other processes send."""
+
+    async def scrub(self) -> bool:
+        """Leave nothing of what was purged in the store's own files; False: try again later."""
 
     async def wait(self, conversation: str, after: int, timeout_s: float) -> bool:
         """True as soon as there are events with seq > `after`; False when time is up."""

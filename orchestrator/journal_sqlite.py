@@ -31,10 +31,19 @@ from typing import Any
 
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.events import AnyEvent, decode, encode
-from orchestrator.journal import JournalBusy, JournalFull, Lease, Recorded, ResponseRef
-from orchestrator.sqlite_writer import Append, Operation, Renew, Write, Writer
+from orchestrator.journal import (
+    JournalBusy,
+    JournalFull,
+    Lease,
+    Purgeable,
+    Recorded,
+    ResponseRef,
+)
+from orchestrator.sqlite_writer import Append, Operation, Renew, Scrub, Write, Writer
 from orchestrator.tails import Tails
 
+MAX_QUEUED = 4096
+"""Operations that may wait for the writer before nothing new is taken on."""
 MAX_BATCH = 2048
 """Operations in one transaction: bounds how long the first of them waits."""
 CHECKPOINT_PAGES = 4096
@@ -59,20 +68,43 @@ WHERE conversation = (SELECT id FROM conversations WHERE name = ?) ORDER BY seq 
 _REF = "SELECT r.id, c.name, r.first_seq FROM responses r JOIN conversations c"
 
 # A response by its id.
-FIND_RESPONSE = f"{_REF} ON c.id = r.conversation WHERE r.id = ?"
+FIND_RESPONSE = f"{_REF} ON c.id = r.conversation WHERE r.id = ? AND r.purged = 0"
 
 # A response by the Idempotency-Key it came under.
 FIND_IDEMPOTENT = f"{_REF} ON c.id = r.conversation WHERE r.idempotency_key = ?"
 
-# Responses that a dead process left behind, oldest first.
-UNFINISHED = f"{_REF} ON c.id = r.conversation WHERE r.finished = 0 ORDER BY r.first_seq, r.id"
+# What a dead process left behind, and what has waited long enough.
+DUE = f"""
+{_REF} ON c.id = r.conversation
+WHERE r.finished = 0 AND r.wake_at <= ?1 AND (c.owner = '' OR c.expires_at <= ?1)
+ORDER BY r.wake_at, r.id LIMIT ?2
+"""
+
+# When the next one has waited long enough.
+NEXT_WAKE = "SELECT min(wake_at) FROM responses WHERE finished = 0 AND wake_at > ?"
+
+# Responses that were not to be stored, some time after their end.
+UNSTORED = f"""
+{_REF} ON c.id = r.conversation
+WHERE r.stored = 0 AND r.purged = 0 AND r.finished = 1 AND r.ended_at <= ? LIMIT ?
+"""
+
+# Conversations without news for longer than they are kept.
+IDLE = """
+SELECT name FROM conversations c WHERE purged = 0 AND created_at <= ?1 AND NOT EXISTS (
+    SELECT 1 FROM responses r WHERE r.conversation = c.id AND (r.finished = 0 OR r.ended_at > ?1)
+) ORDER BY created_at LIMIT ?2
+"""
 
 
 class SqliteJournal:
     """Opens or creates the file at once. Raises JournalBusy, JournalFull."""
 
-    def __init__(self, path: Path, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, path: Path, *, clock: Clock | None = None, max_queued: int = MAX_QUEUED
+    ) -> None:
         self._path = Path(path)
+        self._max_queued = max_queued
         self._clock = clock or SystemClock()
         self._tails = Tails()
         self._queue: deque[Operation | None] = deque()
@@ -96,6 +128,10 @@ class SqliteJournal:
         self._thread = threading.Thread(target=self._write, name="journal-write", daemon=True)
         self._thread.start()
 
+    @property
+    def overloaded(self) -> bool:
+        return len(self._queue) >= self._max_queued
+
     async def append(
         self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
     ) -> int:
@@ -110,10 +146,8 @@ class SqliteJournal:
         granted: Lease | None = await operation.future
         return granted
 
-    async def release(self, lease: Lease) -> None:
-        operation = Write(asyncio.get_running_loop(), lambda writer: writer.release(lease))
-        self._put(operation)
-        await operation.future
+    async def release(self, lease: Lease, *, wake_at: float = 0.0) -> None:
+        await self._write_by(lambda writer: writer.release(lease, wake_at))
 
     async def read(self, conversation: str, after: int = 0) -> list[Recorded]:
         found = self._tails.read(conversation, after)
@@ -128,8 +162,40 @@ class SqliteJournal:
     async def find_idempotent(self, key: str) -> ResponseRef | None:
         return next(iter(await self._refs(FIND_IDEMPOTENT, key)), None)
 
-    async def unfinished(self) -> list[ResponseRef]:
-        return await self._refs(UNFINISHED)
+    async def due(self, now: float, limit: int) -> list[ResponseRef]:
+        return await self._refs(DUE, now, limit)
+
+    async def next_wake(self, now: float) -> float | None:
+        ((at,),) = await self._ask(NEXT_WAKE, now)
+        return None if at is None else float(at)
+
+    async def purge(
+        self,
+        lease: Lease,
+        tombstones: Sequence[Recorded],
+        responses: Sequence[str],
+        *,
+        whole: bool = False,
+    ) -> None:
+        rows = [(encode(each.event).decode(), each.seq) for each in tombstones]
+        await self._write_by(lambda writer: writer.purge(lease, rows, responses, whole))
+        self._tails.forget(lease.conversation)
+
+    async def purgeable(self, *, ended_before: float, idle_before: float, limit: int) -> Purgeable:
+        unstored = await self._refs(UNSTORED, ended_before, limit)
+        idle = await self._ask(IDLE, idle_before, limit)
+        return Purgeable(unstored, [name for (name,) in idle])
+
+    async def send(self, note: str) -> None:
+        """Nobody else is on this journal."""
+
+    def listen(self, heard: Callable[[str], object]) -> None:
+        """Nobody else is on this journal."""
+
+    async def scrub(self) -> bool:
+        operation = Scrub(asyncio.get_running_loop())
+        self._put(operation)
+        return bool(await operation.future)
 
     async def wait(self, conversation: str, after: int, timeout_s: float) -> bool:
         async def stored() -> bool:
@@ -152,6 +218,11 @@ class SqliteJournal:
         os.close(self._bell)
         os.close(self._lock)
 
+    async def _write_by(self, action: Callable[[Writer], object]) -> None:
+        operation = Write(asyncio.get_running_loop(), action)
+        self._put(operation)
+        await operation.future
+
     def _put(self, operation: Operation) -> None:
         if self._closed:
             raise JournalFull(f"{self._path}: the journal is closed")
@@ -165,10 +236,10 @@ class SqliteJournal:
             self._woken = True
             os.eventfd_write(self._bell, 1)
 
-    async def _refs(self, query: str, *values: str) -> list[ResponseRef]:
+    async def _refs(self, query: str, *values: str | float) -> list[ResponseRef]:
         return [ResponseRef(*row) for row in await self._ask(query, *values)]
 
-    async def _ask(self, query: str, *values: str | int) -> list[tuple[Any, ...]]:
+    async def _ask(self, query: str, *values: str | float) -> list[tuple[Any, ...]]:
         def fetch() -> list[tuple[Any, ...]]:
             try:
                 return self._reading.execute(query, values).fetchall()
@@ -180,7 +251,8 @@ class SqliteJournal:
     # -- the writer thread --
 
     def _write(self) -> None:
-        _extend(self._path.with_name(self._path.name + "-wal"))
+        wal = self._path.with_name(self._path.name + "-wal")
+        _extend(wal)
         waiting = self._queue
         closing = False
         while not closing:
@@ -197,6 +269,8 @@ class SqliteJournal:
                 batch.append(operation)
             if batch:
                 self._writer.commit(batch)
+                if any(isinstance(operation, Scrub) for operation in batch):
+                    _extend(wal)
                 _answer(batch, self._publish)
 
     def _publish(self, operation: Operation) -> None:
@@ -249,6 +323,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+    connection.execute("PRAGMA secure_delete=ON")  # what is purged is overwritten
     return connection
 
 
@@ -278,7 +353,7 @@ def _extend(wal: Path) -> None:
 def _migrate(connection: sqlite3.Connection) -> None:
     """Apply the numbered migrations that this file has not seen; void the leases of the dead."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    folder = resources.files("orchestrator") / "migrations"
+    folder = resources.files("orchestrator") / "migrations" / "sqlite"
     scripts = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
     if version > len(scripts):
         raise sqlite3.DatabaseError(f"it is of a later release (schema {version})")

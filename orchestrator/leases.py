@@ -14,7 +14,16 @@ from orchestrator.claims import Claim, Claims
 from orchestrator.clock import Clock, sleep
 from orchestrator.journal import Journal, JournalFull, Lease
 
+PATIENCE_S = 0.5
+"""Between two questions whether another process has let go."""
+CANCEL = "cancel "
+DUE = "due"
+"""The notes that workers send each other: end that response; something may be due."""
 log = logging.getLogger("warmloop.worker")
+
+
+def cancel_note(response_id: str) -> str:
+    return CANCEL + response_id
 
 
 class Leases:
@@ -31,16 +40,20 @@ class Leases:
         claim.lease = await self._ask(claim)
         return claim.lease
 
-    async def wait_for(self, claim: Claim) -> Lease:
-        """Another process runs it; if that one dies, its lease runs out."""
+    async def wait_for(self, claim: Claim) -> Lease | None:
+        """The lease, after another process has let go or died; None if nobody waits for that."""
         while (lease := await self.take(claim)) is None:
-            await sleep(self._clock, self._lease_s / 4)
+            if claim.cancel_id:
+                await self._journal.send(cancel_note(claim.cancel_id))
+            elif not claim.patient:
+                return None
+            await sleep(self._clock, min(PATIENCE_S, self._lease_s / 4))
         return lease
 
-    async def release(self, claim: Claim) -> None:
+    async def release(self, claim: Claim, wake_at: float) -> None:
         if claim.lease is not None:
             with suppress(JournalFull):  # then it runs out by itself
-                await self._journal.release(claim.lease)
+                await self._journal.release(claim.lease, wake_at=wake_at)
 
     async def keep(self, claims: Claims) -> None:
         """Renew what is held, for ever."""

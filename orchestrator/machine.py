@@ -38,6 +38,7 @@ from orchestrator.events import (
     ModelResult,
     ModelRouted,
     OutputDelta,
+    Purged,
     ResponseAccepted,
     ResponseFinished,
     Status,
@@ -109,6 +110,8 @@ class State:
     run: Run | None = None
     last_response_id: str = ""
     last_status: Status | None = None
+    purged: bool = False
+    """Nothing is left of the conversation; it takes no requests."""
 
 
 class Idle(msgspec.Struct, frozen=True, gc=False):
@@ -298,6 +301,11 @@ def _finished(state: State, event: ResponseFinished) -> None:
         state.last_status = event.status
 
 
+def _purged(state: State, event: Purged) -> None:
+    state.step = max(state.step, event.step)
+    state.purged = state.purged or event.of == "conversation_started"
+
+
 _HANDLERS: Mapping[type, Any] = {
     ConversationStarted: _started,
     HistoryImported: _imported,
@@ -312,6 +320,7 @@ _HANDLERS: Mapping[type, Any] = {
     LimitReached: _limit,
     CancelRequested: _cancel,
     ResponseFinished: _finished,
+    Purged: _purged,
 }
 
 

@@ -68,6 +68,8 @@ class Collaborators:
     prices: Mapping[str, Prices]
     """By the name of the model that served."""
     delta_batch_s: float
+    park_s: float
+    """A run that only waits, for so long or longer, waits without a process."""
     spawn: Callable[[Coroutine[Any, Any, None]], None]
     """Starts a task that the worker owns."""
 
@@ -84,6 +86,8 @@ class Runner:
         self.prompt = prompt
         self.stopping = False
         self.fenced = False
+        self.wake_at = 0.0
+        """It only waits, until then, and nobody need hold it meanwhile."""
         self._shared = shared
         self._clock = shared.clock
         self._limits = _limits(agent, state)
@@ -133,7 +137,7 @@ class Runner:
     # -- the loop --
 
     async def drive(self) -> None:
-        """Until the response has ended, or `stop`. Raises Fenced, JournalFull."""
+        """Until the response has ended, `stop`, or it only waits. Raises Fenced, JournalFull."""
         self._task = asyncio.current_task()
         deadline = self._set_deadline()
         try:
@@ -149,6 +153,9 @@ class Runner:
                         await self._finish(step)
                     case Wait():
                         await self.flush()
+                        if step.until - now >= self._shared.park_s and not self._interrupted:
+                            self.wake_at = self._until_deadline(step.until)
+                            return
                         await self._effect(sleep(self._clock, step.until - now))
                     case Idle():
                         return
@@ -436,6 +443,10 @@ class Runner:
             self._interrupted = True
             if self._in_effect and self._task is not None:
                 self._task.cancel()
+
+    def _until_deadline(self, until: float) -> float:
+        run = self.state.run
+        return min(until, budgets.deadline(run.spent, self._limits)) if run else until
 
     def _set_deadline(self) -> Timer | None:
         run = self.state.run

@@ -26,22 +26,26 @@ MAX_HEADS = 16_384
 
 # -- Named queries. --
 
-# A conversation's fence and lease.
-HEAD = "SELECT id, fence, owner, expires_at FROM conversations WHERE name = ?"
+# A conversation's fence and lease, and when what is unfinished in it is due.
+HEAD = """
+SELECT id, fence, owner, expires_at, (
+    SELECT max(wake_at) FROM responses r WHERE r.conversation = c.id AND finished = 0
+) FROM conversations c WHERE name = ?
+"""
 
 # The newest place of a log.
 LAST = "SELECT seq FROM events WHERE conversation = ? ORDER BY seq DESC LIMIT 1"
 
 # A new conversation.
-CREATE = "INSERT INTO conversations (name) VALUES (?)"
+CREATE = "INSERT INTO conversations (name, created_at) VALUES (?, ?)"
 
 # A lease that was granted, renewed or given up.
 SET_LEASE = "UPDATE conversations SET fence = ?, owner = ?, expires_at = ? WHERE id = ?"
 
 # Index a response that was accepted.
-ADD_RESPONSE = (
-    "INSERT INTO responses (id, conversation, first_seq, idempotency_key) VALUES (?, ?, ?, ?)"
-)
+ADD_RESPONSE = """
+INSERT INTO responses (id, conversation, first_seq, idempotency_key, stored) VALUES (?, ?, ?, ?, ?)
+"""
 
 # Who used this Idempotency-Key, or this id.
 FIND_USED = """
@@ -50,7 +54,22 @@ WHERE r.idempotency_key = ? OR r.id = ?
 """
 
 # A response that ended.
-END_RESPONSE = "UPDATE responses SET finished = 1 WHERE id = ?"
+END_RESPONSE = "UPDATE responses SET finished = 1, ended_at = ? WHERE id = ?"
+
+# When the unfinished response of a conversation is due.
+SET_WAKE = "UPDATE responses SET wake_at = ? WHERE conversation = ? AND finished = 0"
+
+# A tombstone in the place of an event.
+PURGE_EVENT = "UPDATE events SET payload = ? WHERE conversation = ? AND seq = ?"
+
+# A response that is not to be found any more; its id stays taken.
+PURGE_RESPONSE = "UPDATE responses SET purged = 1, idempotency_key = NULL WHERE id = ?"
+
+# A conversation of which nothing is left.
+PURGE_CONVERSATION = "UPDATE conversations SET purged = 1 WHERE id = ?"
+
+# The main file gets all of the log beside it, and that log becomes empty.
+SCRUB = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 # Events, so many rows at once; few sizes, so that the statements stay prepared.
 ROWS = (256, 32, 8, 7, 6, 5, 4, 3, 2, 1)
@@ -126,17 +145,26 @@ class Write(Operation):
         return self.action(writer)
 
 
+class Scrub(Operation):
+    """Truncate the write-ahead log, once the batch is committed."""
+
+    __slots__ = ()
+
+    def apply(self, writer: Writer) -> bool:
+        return False
+
+
 class _Head:
     """What the newest committed state of a conversation is; true, since nobody else writes."""
 
-    __slots__ = ("expires_at", "fence", "owner", "rowid", "seq")
+    __slots__ = ("expires_at", "fence", "owner", "rowid", "seq", "wake_at")
 
-    def __init__(self, rowid: int, fence: int, owner: str, expires_at: float, seq: int) -> None:
+    def __init__(self, rowid: int, seq: int) -> None:
         self.rowid = rowid
-        self.fence = fence
-        self.owner = owner
-        self.expires_at = expires_at
         self.seq = seq
+        self.fence = 0
+        self.owner = ""
+        self.expires_at = self.wake_at = 0.0
 
 
 class Writer:
@@ -165,6 +193,9 @@ class Writer:
             self._insert_rows()
             if not alone:
                 self._execute("COMMIT")
+            for operation in batch:
+                if isinstance(operation, Scrub):
+                    operation.result = self._execute(SCRUB).fetchone()[0] == 0
         except Exception as error:  # whatever it was: nothing is stored, and nobody may hang
             self._undo()
             for operation in batch:
@@ -185,11 +216,7 @@ class Writer:
         self._connection.close()
 
     def append(self, operation: Append) -> int:
-        head = self._head(operation.lease.conversation)
-        if head.fence != operation.lease.token:
-            raise Fenced(
-                f"{operation.lease.conversation}: another worker holds this conversation now"
-            )
+        head = self._held(operation.lease)
         seq = first = head.seq + 1
         for event in operation.events:
             # Refuse before anything of this append is written: it must be all or nothing.
@@ -200,7 +227,7 @@ class Writer:
             if isinstance(event, ResponseAccepted):
                 self._accept(event, head, seq)
             elif isinstance(event, ResponseFinished):
-                self._execute(END_RESPONSE, (event.response_id,))
+                self._execute(END_RESPONSE, (event.at, event.response_id))
             rows += (head.rowid, seq, payload)
             seq += 1
         head.seq = seq - 1
@@ -217,13 +244,41 @@ class Writer:
             head.owner = owner
         head.expires_at = now + ttl_s
         self._execute(SET_LEASE, (head.fence, head.owner, head.expires_at, head.rowid))
+        self._set_wake(head, 0.0)
         return Lease(conversation, owner, head.fence, head.expires_at)
 
-    def release(self, lease: Lease) -> None:
+    def release(self, lease: Lease, wake_at: float) -> None:
         head = self._head(lease.conversation)
         if head.fence == lease.token and head.owner == lease.owner:
             head.owner, head.expires_at = "", 0.0
             self._execute(SET_LEASE, (head.fence, "", 0.0, head.rowid))
+            self._set_wake(head, wake_at)
+
+    def purge(
+        self,
+        lease: Lease,
+        tombstones: Sequence[tuple[str, int]],
+        responses: Sequence[str],
+        whole: bool,
+    ) -> None:
+        head = self._held(lease)
+        for payload, seq in tombstones:
+            self._execute(PURGE_EVENT, (payload, head.rowid, seq))
+        for response_id in responses:
+            self._execute(PURGE_RESPONSE, (response_id,))
+        if whole:
+            self._execute(PURGE_CONVERSATION, (head.rowid,))
+
+    def _set_wake(self, head: _Head, wake_at: float) -> None:
+        if head.wake_at != wake_at:
+            head.wake_at = wake_at
+            self._execute(SET_WAKE, (wake_at, head.rowid))
+
+    def _held(self, lease: Lease) -> _Head:
+        head = self._head(lease.conversation)
+        if head.fence != lease.token:
+            raise Fenced(f"{lease.conversation}: another worker holds this conversation now")
+        return head
 
     def _refuse_used(self, event: ResponseAccepted) -> None:
         key = event.idempotency_key or None
@@ -232,7 +287,8 @@ class Writer:
 
     def _accept(self, event: ResponseAccepted, head: _Head, seq: int) -> None:
         key = event.idempotency_key or None
-        self._execute(ADD_RESPONSE, (event.response_id, head.rowid, seq, key))
+        stored = event.request.get("store") is not False
+        self._execute(ADD_RESPONSE, (event.response_id, head.rowid, seq, key, stored))
 
     def _head(self, name: str) -> _Head:
         head = self._heads.get(name)
@@ -241,12 +297,14 @@ class Writer:
             return head
         row = self._execute(HEAD, (name,)).fetchone()
         if row is None:
-            rowid = self._execute(CREATE, (name,)).lastrowid
-            head = _Head(int(rowid or 0), 0, "", 0.0, 0)
+            rowid = self._execute(CREATE, (name, self._clock.now())).lastrowid
+            head = _Head(int(rowid or 0), 0)
         else:
             self._insert_rows()  # rows that wait may be this conversation's
             last = self._execute(LAST, (row[0],)).fetchone()
-            head = _Head(row[0], row[1], row[2], row[3], last[0] if last else 0)
+            head = _Head(row[0], last[0] if last else 0)
+            head.fence, head.owner, head.expires_at = row[1:4]
+            head.wake_at = row[4] or 0.0
         self._heads[name] = head
         if len(self._heads) > MAX_HEADS:
             self._heads.popitem(last=False)

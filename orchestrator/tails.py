@@ -68,6 +68,10 @@ class Tails:
             return None
         return tail.entries[after + 1 - tail.first :]
 
+    def forget(self, conversation: str) -> None:
+        """What is in memory of it is not true any more; who waits for it goes on waiting."""
+        self._drop(conversation)
+
     def last(self, conversation: str) -> int | None:
         """The newest seq; None when the store must be asked."""
         tail = self._tails.get(conversation)

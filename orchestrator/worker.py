@@ -1,12 +1,12 @@
 """The worker: which conversations this process runs, and how they begin and end.
 
     accept ──┐                                    ┌─ Runner.drive ─► idle ─► release, park
-    submit ──┼─► claim ─► lease ─► fold the log ──┤
-    recover ─┘                                    └─ fenced: forget all
+    submit ──┼─► claim ─► lease ─► fold the log ──┼─ only waits: release until wake_at
+    waking ──┘                                    └─ fenced: forget all
 
 A claim (`claims.py`) is this process's own word that it deals with a conversation; a lease
 (`leases.py`) is the journal's word against other processes. `acceptance.py` is the first line of
-the drawing, `parking.py` its end.
+the drawing, `waking.py` the third, `parking.py` its end.
 
     async with Worker(...) as worker:            # recovers what a dead process left behind
         admission = await worker.accept(conversation, ResponseAccepted(...), start=...)
@@ -20,6 +20,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -35,11 +36,12 @@ from orchestrator.events import (
     ResponseFinished,
 )
 from orchestrator.journal import Fenced, Journal, JournalFull, ResponseRef
-from orchestrator.leases import Leases
+from orchestrator.leases import CANCEL, DUE, Leases
 from orchestrator.machine import fold_all
 from orchestrator.model import ModelClient
 from orchestrator.parking import Parking
 from orchestrator.runner import Collaborators, Runner
+from orchestrator.waking import Waking
 from serving.config import Prices
 from serving.errors import NotFound, Unavailable
 
@@ -48,7 +50,10 @@ log = logging.getLogger("warmloop.worker")
 
 
 class Worker:
-    """Runs responses. Use it as an async context manager; `prices` are by model name."""
+    """Runs responses. Use it as an async context manager; `prices` are by model name.
+
+    A run with nothing to do for `park_s` or longer is let go of until then.
+    """
 
     def __init__(
         self,
@@ -61,6 +66,7 @@ class Worker:
         owner: str | None = None,
         lease_s: float = 10.0,
         delta_batch_s: float = 0.05,
+        park_s: float = 5.0,
         stop_grace_s: float = 5.0,
     ) -> None:
         self._journal = journal
@@ -74,9 +80,10 @@ class Worker:
             clock=self._clock,
             prices=prices or {},
             delta_batch_s=delta_batch_s,
+            park_s=park_s,
             spawn=self._spawn,
         )
-        self._renewals: asyncio.Task[None] | None = None
+        self._keeping: list[asyncio.Task[None]] = []
         self._claims = Claims()
         owner = owner or f"{os.getpid()}-{secrets.token_hex(4)}"
         self._leases = Leases(journal, self._clock, owner, lease_s)
@@ -90,12 +97,15 @@ class Worker:
             shared=self._shared,
             leave=self._leave,
         )
+        self._waking = Waking(journal, self._clock, self._claims, self.submit, lease_s / 3)
         self._stopping = False
 
     async def __aenter__(self) -> Worker:
         await self._group.__aenter__()
-        self._renewals = self._group.create_task(self._leases.keep(self._claims))
+        self._journal.listen(self._heard)
         await self.recover()
+        for kept in (self._leases.keep(self._claims), self._waking.keep()):
+            self._keeping.append(self._group.create_task(kept))
         return self
 
     async def __aexit__(
@@ -107,8 +117,8 @@ class Worker:
         try:
             await self.stop()
         finally:
-            if self._renewals is not None:
-                self._renewals.cancel()
+            for kept in self._keeping:
+                kept.cancel()
             await self._group.__aexit__(kind, error, trace)
 
     @property
@@ -154,6 +164,7 @@ class Worker:
         """`submit`, and wait until there is nothing to do in it."""
         self.submit(conversation)
         while claim := self._claims.get(conversation):
+            claim.patient = True
             await asyncio.shield(claim.done)
 
     async def cancel(self, response_id: str) -> ResponseRef:
@@ -173,11 +184,9 @@ class Worker:
         return ref
 
     async def recover(self) -> int:
-        """Pick up every response without an end; returns how many there are."""
-        refs = await self._journal.unfinished()
-        for ref in refs:
-            self.submit(ref.conversation)
-        return len(refs)
+        """Begin to pick up what dead processes left behind and what has waited long enough;
+        returns how much of it at once. The rest follows, and later what comes due."""
+        return await self._waking.look()
 
     async def stop(self) -> None:
         """Drop model turns, let running tools end within the grace, and let go of all leases.
@@ -261,6 +270,8 @@ class Worker:
 
     async def _prepare(self, claim: Claim) -> Runner | None:
         lease = await self._leases.wait_for(claim)
+        if lease is None:
+            return None
         parked = await self._parking.load(lease)
         if parked.state.run is None:
             return None
@@ -284,6 +295,15 @@ class Worker:
         except (Fenced, JournalFull) as error:
             log.error("%s: left unfinished: %s", claim.conversation, error)
 
+    def _heard(self, note: str) -> None:
+        """What another worker says."""
+        if note == DUE:
+            self._waking.at(self._clock.now())
+        elif note.startswith(CANCEL):
+            for claim in self._claims:
+                if claim.runner is not None and claim.runner.cancel(note.removeprefix(CANCEL)):
+                    return
+
     async def _leave(self, claim: Claim) -> None:
         """Give the lease up, keep the state if it is true, and let others claim."""
         conversation = claim.conversation
@@ -293,7 +313,13 @@ class Worker:
         if runner is not None:
             self._parking.keep(conversation, runner)
         try:
-            await self._leases.release(claim)
+            wake_at = runner.wake_at if runner is not None else 0.0
+            await self._leases.release(claim, wake_at)
+            if wake_at:
+                self._waking.at(wake_at)
+            elif self._stopping and runner is not None and not runner.is_idle:
+                with suppress(JournalFull):
+                    await self._journal.send(DUE)  # another process may go on with it at once
         finally:
             self._claims.drop(claim)
             if claim.again and not self._stopping:

@@ -14,10 +14,11 @@ from orchestrator.events import (
     ConversationStarted,
     ModelIntent,
     OutputDelta,
+    Purged,
     ResponseAccepted,
     ResponseFinished,
 )
-from orchestrator.journal import AlreadyAccepted, Fenced, Journal, Lease
+from orchestrator.journal import AlreadyAccepted, Fenced, Journal, Lease, Recorded
 from orchestrator.journal_memory import MemoryJournal
 from orchestrator.journal_sqlite import SqliteJournal
 
@@ -212,7 +213,105 @@ async def test_unfinished_lists_what_has_no_end(journal: Journal) -> None:
     await journal.append(one, [accepted("resp_1")])
     await journal.append(two, [accepted("resp_2")])
     await journal.append(one, [ResponseFinished("resp_1", 2.0, "completed")])
-    assert [ref.response_id for ref in await journal.unfinished()] == ["resp_2"]
+    assert [ref.response_id for ref in await journal.due(float("inf"), 9)] == ["resp_2"]
+
+
+async def due(journal: Journal, now: float, limit: int = 9) -> list[str]:
+    return [ref.response_id for ref in await journal.due(now, limit)]
+
+
+async def test_what_is_unfinished_is_due_when_nobody_holds_it(
+    journal: Journal, clock: FakeClock
+) -> None:
+    for number in range(3):
+        lease = await leased(journal, f"c{number}")
+        await journal.append(lease, [accepted(f"resp_{number}")])
+        if number:
+            await journal.release(lease)
+    now = clock.now()
+    assert await due(journal, now) == ["resp_1", "resp_2"]
+    assert await due(journal, now, limit=1) == ["resp_1"]
+    assert await due(journal, now + 10) == ["resp_0", "resp_1", "resp_2"]  # its lease ran out
+
+
+async def test_a_run_that_only_waits_is_not_due_before_its_time(
+    journal: Journal, clock: FakeClock
+) -> None:
+    now = clock.now()
+    assert await journal.next_wake(now) is None
+    for name, wake_at in (("c1", now + 60), ("c2", now + 30)):
+        lease = await leased(journal, name)
+        await journal.append(lease, [accepted(f"resp_{name}")])
+        await journal.release(lease, wake_at=wake_at)
+    assert await due(journal, now + 29) == []
+    assert await journal.next_wake(now) == now + 30
+    assert await due(journal, now + 30) == ["resp_c2"]
+    assert await due(journal, now + 60) == ["resp_c2", "resp_c1"]
+
+
+async def test_whoever_takes_a_waiting_run_earlier_and_dies_leaves_it_due(
+    journal: Journal, clock: FakeClock
+) -> None:
+    lease = await leased(journal)
+    await journal.append(lease, [accepted()])
+    await journal.release(lease, wake_at=clock.now() + 1000)
+    await leased(journal, owner="b")
+    clock.advance(11)
+    assert await due(journal, clock.now()) == ["resp_1"]
+
+
+def tombstone(seq: int, of: str = "response_accepted") -> Recorded:
+    return Recorded(seq, Purged(of))
+
+
+async def test_a_purge_leaves_tombstones_in_their_places_and_nothing_to_be_found(
+    journal: Journal,
+) -> None:
+    lease = await leased(journal)
+    await journal.append(lease, [ConversationStarted("desk@1", 1.0), accepted(key="k"), intent(1)])
+    await journal.append(lease, [ResponseFinished("resp_1", 2.0, "completed")])
+    await journal.purge(lease, [tombstone(2)], ["resp_1"])
+    recorded = await journal.read("c")
+    assert [each.seq for each in recorded] == [1, 2, 3, 4]
+    assert recorded[1] == tombstone(2)
+    assert recorded[2].event == intent(1)
+    assert await journal.find_response("resp_1") is None
+    assert await journal.find_idempotent("k") is None
+    assert await journal.append(lease, [intent(2)]) == 5
+
+
+async def test_a_purge_needs_the_lease(journal: Journal, clock: FakeClock) -> None:
+    zombie = await leased(journal, owner="a")
+    await journal.append(zombie, [accepted()])
+    clock.advance(10)
+    await leased(journal, owner="b")
+    with pytest.raises(Fenced):
+        await journal.purge(zombie, [tombstone(1)], ["resp_1"])
+    assert await events(journal) == [accepted()]
+
+
+async def test_what_may_be_purged_has_ended_long_enough_ago(
+    journal: Journal, clock: FakeClock
+) -> None:
+    for number, store in enumerate((True, False, False)):
+        lease = await leased(journal, f"c{number}")
+        request = {"store": store}
+        asked = ResponseAccepted(f"resp_{number}", 1.0, [], request)
+        await journal.append(lease, [asked])
+        if number < 2:
+            await journal.append(lease, [ResponseFinished(f"resp_{number}", 50.0, "completed")])
+    now = clock.now()
+    before = await journal.purgeable(ended_before=49, idle_before=49, limit=9)
+    assert (before.responses, before.conversations) == ([], [])
+    after = await journal.purgeable(ended_before=50, idle_before=now, limit=9)
+    assert [ref.response_id for ref in after.responses] == ["resp_1"]
+    assert sorted(after.conversations) == ["c0", "c1"]
+    for name in ("c0", "c1"):
+        lease = await leased(journal, name)
+        await journal.purge(lease, [tombstone(1)], ["resp_" + name[1]], whole=True)
+    gone = await journal.purgeable(ended_before=now, idle_before=now, limit=9)
+    assert (gone.responses, gone.conversations) == ([], [])
+    assert await journal.scrub() is True
 
 
 async def _soon(condition: Callable[[], bool], act: Callable[[], Awaitable[object]]) -> None:

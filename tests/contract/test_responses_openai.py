@@ -357,7 +357,7 @@ async def test_a_reader_that_does_not_read_holds_nobody_up(front: Front) -> None
     front.model.will(says(*["x" * 2**17] * 100))
     body = {"model": "desk", "input": "go", "stream": True}
     async with front.http.post("/v1/responses", json=body):
-        (ref,) = await front.journal.unfinished()
+        (ref,) = await front.journal.due(float("inf"), 9)
         projection = Projection(ref.response_id, ref.conversation)
         async for _ in follow(front.journal, ref, projection):
             pass

@@ -34,7 +34,7 @@ async def test_what_was_stored_is_there_after_reopening(tmp_path: Path) -> None:
     journal = SqliteJournal(path)
     assert [each.event for each in await journal.read("c")] == written
     assert await journal.wait("c", 1, 5) is True
-    assert [ref.response_id for ref in await journal.unfinished()] == ["r"]
+    assert [ref.response_id for ref in await journal.due(float("inf"), 9)] == ["r"]
     await journal.close()
 
 

@@ -91,7 +91,8 @@ class Flaky(MemoryJournal):
 class Desk:
     """A worker with everything around it, and time that the test moves."""
 
-    def __init__(self, script: Script, **agent: Any) -> None:
+    def __init__(self, script: Script, *, park_s: float = 5.0, **agent: Any) -> None:
+        self.park_s = park_s
         self.clock = FakeClock()
         self.journal = Flaky(self.clock)
         self.shop = Shop()
@@ -110,6 +111,7 @@ class Desk:
             clock=self.clock,
             owner=owner,
             lease_s=9,
+            park_s=self.park_s,
             stop_grace_s=0.05,
         )
 
@@ -489,3 +491,69 @@ async def test_an_agent_that_is_gone_fails_the_response_instead_of_leaving_it_op
     async with desk:
         ended = await desk.ended()
         assert (ended.status, ended.code) == ("failed", "agent_version_not_found")
+
+
+BROKEN = ModelError("engine gone", code="engine_failed", retry=True)
+
+
+async def parked(desk: Desk) -> None:
+    """A run that waits for its next attempt, without anybody who holds it."""
+    await desk.ask()
+    await desk.until(lambda: desk.worker.active == 0)
+    assert await desk.found(ResponseFinished) == []
+
+
+async def test_a_run_that_only_waits_has_no_task_and_no_lease_and_wakes_in_time() -> None:
+    async with Desk(in_order([BROKEN], says("done")), park_s=0.2) as desk:
+        await parked(desk)
+        assert await desk.journal.due(desk.clock.now() + 0.2, 9) == []
+        assert len(await desk.journal.due(desk.clock.now() + 0.25, 9)) == 1
+        desk.clock.advance(0.2)
+        await asyncio.sleep(0)
+        assert len(desk.model.turns) == 1
+        desk.clock.advance(0.1)
+        await desk.until(lambda: len(desk.model.turns) == 2)
+        assert (await desk.ended()).status == "completed"
+
+
+async def test_a_parked_run_wakes_after_a_restart_too() -> None:
+    desk = Desk(in_order([BROKEN]), park_s=0.2)
+    async with desk.worker:
+        await parked(desk)
+    desk.model = ScriptedModel(in_order(says("done")))
+    async with desk.build("w2") as worker:
+        assert worker.active == 0
+        desk.clock.advance(0.3)
+        await desk.until(lambda: len(desk.model.turns) == 1)
+        await worker.run("c")
+        assert (await desk.found(ResponseFinished))[-1].status == "completed"
+
+
+async def test_a_parked_run_is_cancelled_at_once() -> None:
+    async with Desk(in_order([BROKEN]), park_s=0.2) as desk:
+        await parked(desk)
+        await desk.worker.cancel("r")
+        assert (await desk.found(ResponseFinished))[-1].status == "cancelled"
+
+
+async def test_a_parked_run_wakes_for_its_deadline() -> None:
+    limits = {"max_seconds": 0.21}
+    async with Desk(in_order([BROKEN]), park_s=0.2, limits=limits) as desk:
+        await parked(desk)
+        desk.clock.advance(0.22)
+        await desk.until(lambda: "ResponseFinished" in desk.journal.appends[-1][0])
+        assert [each.kind for each in await desk.found(LimitReached)] == ["seconds"]
+        assert len(desk.model.turns) == 1
+
+
+async def test_a_run_of_another_process_is_cancelled_through_that_process() -> None:
+    async with Desk(in_order(stuck(TextDelta("Hel")))) as desk:
+        await desk.ask()
+        await desk.until(lambda: len(desk.model.turns) == 1)
+        async with desk.build("w2") as other:
+            ending = asyncio.create_task(other.cancel("r"))
+            while not ending.done():
+                desk.clock.advance(0.1)
+                await asyncio.sleep(0)
+            await ending
+        assert (await desk.found(ResponseFinished))[-1].status == "cancelled"
