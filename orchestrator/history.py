@@ -19,8 +19,8 @@ from orchestrator.events import (
     ToolResult,
 )
 from orchestrator.journal import Recorded
-from orchestrator.machine import Shown, replies
 from orchestrator.prompt import NOT_RUN
+from orchestrator.state import Shown, replies
 from serving import reply
 
 

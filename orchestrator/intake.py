@@ -28,9 +28,10 @@ from orchestrator.clock import Clock
 from orchestrator.events import ConversationStarted, HistoryImported, ResponseAccepted
 from orchestrator.history import items_of, upto
 from orchestrator.journal import Journal, Recorded, ResponseRef
-from orchestrator.machine import State, fold_all
+from orchestrator.machine import fold_all
 from orchestrator.open_calls import check_outputs
 from orchestrator.response_request import CreateRequest
+from orchestrator.state import State
 from router.limits import Limits
 from router.tenants import OPEN, Tenant
 from router.turn import Urgency

@@ -11,8 +11,8 @@ of the same step replaces all items of the ones before.
 from __future__ import annotations
 
 from orchestrator.events import Item, ModelResult, OutputDelta, ToolResult
-from orchestrator.machine import replies
 from orchestrator.output_items import Emitted, FunctionCall, FunctionCallOutput, Message
+from orchestrator.state import replies
 from serving.reply import REPLY
 
 Attempt = tuple[int, int]

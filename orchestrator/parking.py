@@ -10,9 +10,10 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from orchestrator.journal import Journal, Lease
-from orchestrator.machine import State, fold_all
+from orchestrator.machine import fold_all
 from orchestrator.prompt import Prompt
 from orchestrator.runner import Runner
+from orchestrator.state import State
 
 MAX_PARKED = 256
 """Idle conversations whose state is kept in memory; others are folded from the log again."""

@@ -27,7 +27,7 @@ from orchestrator.events import (
     ResponseAccepted,
     ToolResult,
 )
-from orchestrator.machine import Shown, replies
+from orchestrator.state import Shown, replies
 from serving import reply
 from serving.errors import BadRequest
 

@@ -39,9 +39,10 @@ from orchestrator.events import (
     ToolResult,
 )
 from orchestrator.journal import Fenced, Journal, JournalFull, Lease
-from orchestrator.machine import CallModel, Finish, Idle, RunTools, State, Wait, fold, next_step
+from orchestrator.machine import fold, next_step
 from orchestrator.model import ModelClient, ModelError, ModelTurn, Routed
 from orchestrator.prompt import Prompt, overrides
+from orchestrator.state import CallModel, Finish, Idle, RunTools, State, Wait
 from orchestrator.tools import Ran, Ready
 from router.turn import Decision
 from serving.config import AgentLimits, Prices

@@ -31,7 +31,7 @@ import pydantic_core
 from typing_extensions import TypedDict
 
 from orchestrator.events import Call
-from orchestrator.machine import ToolKind
+from orchestrator.state import ToolKind
 from serving import reply
 from serving.errors import ConfigError
 from serving.schemas import SchemaRefused, register

@@ -22,19 +22,9 @@ from orchestrator.events import (
     encode,
 )
 from orchestrator.journal import Recorded
-from orchestrator.machine import (
-    CallModel,
-    Finish,
-    Idle,
-    RunTools,
-    State,
-    Step,
-    Wait,
-    backoff_s,
-    fold,
-    fold_all,
-    next_step,
-)
+from orchestrator.machine import fold, fold_all, next_step
+from orchestrator.state import CallModel, Finish, Idle, RunTools, State, Step, Wait
+from orchestrator.turn_rules import backoff_s
 from serving.config import AgentLimits
 
 KINDS: dict[str, Any] = {"look": "pure", "count": "idempotent", "ask": "queryable", "buy": "unsafe"}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from orchestrator.agents import Agents, examples, resolve
 from orchestrator.events import Call, HistoryImported, ModelResult, ResponseAccepted, ToolResult
-from orchestrator.machine import Shown
 from orchestrator.prompt import messages_of, overrides
+from orchestrator.state import Shown
 from serving.config import AgentConfig, StackConfig
 from serving.errors import BadRequest, ConfigError, NotFound
 

@@ -1,0 +1,133 @@
+"""What the loop knows, and what it can do next: the values between `fold` and `next_step`.
+
+A State belongs to whoever folds it and is changed in place, O(1) an event, because a worker folds
+each event once and a copy of a long history for every event would be quadratic. Steps are frozen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from orchestrator.budgets import Spent
+from orchestrator.events import (
+    Call,
+    HistoryImported,
+    LimitReached,
+    ModelFailed,
+    ModelResult,
+    ResponseAccepted,
+    Status,
+    ToolResult,
+)
+from serving import reply
+
+REPLY = reply.REPLY
+ToolKind = Literal["pure", "idempotent", "queryable", "unsafe"]
+"""May a call whose outcome is in doubt run again? `pure` has no effect at all, `idempotent` acts
+once for each key, `queryable` can be asked what it did, `unsafe` can do none of these."""
+
+Shown = HistoryImported | ResponseAccepted | ModelResult | ToolResult
+"""The events that the model sees, in the order in which it sees them."""
+
+Phase = Literal["ready", "asking", "retry", "given_up", "tools", "answered"]
+
+
+@dataclass(slots=True)
+class OpenCall:
+    """A call of the newest turn: how often it was started, and what it gave."""
+
+    call: Call
+    attempts: int = 0
+    result: ToolResult | None = None
+
+
+@dataclass(slots=True)
+class Run:
+    """A response in progress."""
+
+    response_id: str
+    request: dict[str, Any]
+    spent: Spent
+    client_tools: frozenset[str] = frozenset()
+    """Function tools that the client runs: their calls end the response and stay open."""
+    phase: Phase = "ready"
+    attempt: int = 0
+    failures: int = 0
+    """Attempts of this step that failed; attempts that died with their process do not count, nor
+    do those that found no engine."""
+    waiting_since: float = 0.0
+    """Unix seconds of this step's first attempt that found no engine; 0: none did."""
+    failed: ModelFailed | None = None
+    calls: dict[str, OpenCall] = field(default_factory=dict)
+    unresolved: int = 0
+    answer: ModelResult | None = None
+    limit: LimitReached | None = None
+    cancel_requested: bool = False
+    streamed_chars: int = 0
+    """Output of the attempt in progress that is already in the log."""
+
+
+@dataclass(slots=True)
+class State:
+    """A conversation as its log tells it."""
+
+    agent: str = ""
+    tenant: str = ""
+    seq: int = 0
+    step: int = 0
+    """The newest step's number; counts through the whole conversation."""
+    history: list[Shown] = field(default_factory=list)
+    """Append-only, with the results of parallel calls in the order of the calls."""
+    run: Run | None = None
+    last_response_id: str = ""
+    last_status: Status | None = None
+    purged: bool = False
+    """Nothing is left of the conversation; it takes no requests."""
+
+
+class Idle(msgspec.Struct, frozen=True, gc=False):
+    """Nothing to do until the next request."""
+
+
+class Wait(msgspec.Struct, frozen=True, gc=False):
+    """Nothing to do before `until` (Unix seconds)."""
+
+    until: float
+
+
+class CallModel(msgspec.Struct, frozen=True, gc=False):
+    """Ask the model; `supersedes` is an attempt whose process died (0: none)."""
+
+    step: int
+    attempt: int
+    supersedes: int = 0
+
+
+class RunTools(msgspec.Struct, frozen=True, gc=False):
+    """Run these calls (with the number of each's new attempt); close those as unknown."""
+
+    step: int
+    calls: list[tuple[Call, int]]
+    unknown: list[Call]
+
+
+class Finish(msgspec.Struct, frozen=True, gc=False):
+    """The response ends."""
+
+    status: Status
+    code: str = ""
+    message: str = ""
+    limit: LimitReached | None = None
+
+
+Step = Idle | Wait | CallModel | RunTools | Finish
+IDLE = Idle()
+
+
+def replies(result: ModelResult) -> bool:
+    """Did the model answer through the reply tool? Then the response ends, and calls beside it do
+    not run. A reply without usable text is a call like any other that is refused."""
+    return any(call.name == REPLY and reply.text_of(call.arguments) for call in result.calls)

@@ -1,0 +1,116 @@
+"""Model turns in the loop: what their events change, and when the model is asked (again).
+
+    intent ─► delta* ─► result   the turn's calls are open, or the response has its answer
+                     └► failed   retried after a pause that the log's own times give
+
+An intent without an end is an attempt whose process died: the next one supersedes it, and does not
+count as a failure. While no engine is ready attempts do not count either; the wait is bounded.
+"""
+
+from __future__ import annotations
+
+from orchestrator import budgets
+from orchestrator.events import LimitReached, ModelFailed, ModelIntent, ModelResult, OutputDelta
+from orchestrator.state import CallModel, Finish, OpenCall, Run, State, Step, Wait, replies
+from serving.config import AgentLimits
+from serving.errors import Unavailable
+
+
+def intent(state: State, event: ModelIntent) -> None:
+    state.step = event.step
+    if run := state.run:
+        run.attempt = event.attempt
+        run.phase = "asking"
+        run.streamed_chars = 0
+
+
+def delta(state: State, event: OutputDelta) -> None:
+    if run := state.run:
+        run.streamed_chars += len(event.text)
+
+
+def failed(state: State, event: ModelFailed) -> None:
+    if run := state.run:
+        run.spent.wasted_tokens += event.wasted_tokens
+        run.failed = event
+        if event.superseded:
+            run.phase = "retry"
+        elif event.code == Unavailable.default_code:
+            run.waiting_since = run.waiting_since or event.at
+            run.phase = "retry"
+        else:
+            run.failures += 1
+            run.phase = "retry" if event.retry else "given_up"
+
+
+def result(state: State, event: ModelResult) -> None:
+    state.step = event.step
+    state.history.append(event)
+    run = state.run
+    if run is None:
+        return
+    spent = run.spent
+    spent.turns += 1
+    spent.prompt_tokens += event.prompt_tokens
+    spent.cached_tokens += event.cached_tokens
+    spent.output_tokens += event.output_tokens
+    spent.cost_usd += event.cost_usd
+    spent.uncached_cost_usd += event.uncached_cost_usd
+    run.failures = 0
+    run.waiting_since = 0.0
+    run.failed = None
+    if event.calls and not replies(event):
+        spent.count_calls(event.calls)
+        run.calls = {call.call_id: OpenCall(call) for call in event.calls}
+        run.unresolved = len(run.calls)
+        run.phase = "tools"
+    else:
+        run.answer = event
+        run.phase = "answered"
+
+
+def ending(answer: ModelResult) -> Finish:
+    """How an answer ends its response."""
+    if answer.finish_reason == "length":
+        return Finish("incomplete", "max_output_tokens", "the answer was cut at max_output_tokens")
+    if answer.finish_reason == "content_filter":
+        return Finish("incomplete", "content_filter", "the engine withheld the answer")
+    return Finish("completed")
+
+
+def over(reached: LimitReached) -> Finish:
+    """How a limit ends it."""
+    code, message = budgets.explain(reached)
+    return Finish("incomplete", code, message, reached)
+
+
+def next_turn(state: State, run: Run, limits: AgentLimits, now: float) -> Step:
+    """Ask the model: for the first time, again, or not any more."""
+    if run.phase == "asking":
+        return CallModel(state.step, run.attempt + 1, supersedes=run.attempt)
+    if run.failed is not None:
+        return _try_again(state, run, run.failed, limits, now)
+    if reached := budgets.before_model(run.spent, limits, now):
+        return over(reached)
+    return CallModel(state.step + 1, 1)
+
+
+def _try_again(
+    state: State, run: Run, failed: ModelFailed, limits: AgentLimits, now: float
+) -> Step:
+    waited_s = failed.at - run.waiting_since if run.waiting_since else 0.0
+    tired = run.failures >= limits.model_attempts or waited_s > limits.engine_wait_s
+    if run.phase == "given_up" or tired:
+        return Finish("failed", failed.code or "engine_failed", failed.error)
+    if reached := budgets.before_model(run.spent, limits, now):
+        return over(reached)
+    until = failed.at if failed.superseded else failed.at + backoff_s(run.failures, waited_s)
+    return Wait(until) if until > now else CallModel(state.step, run.attempt + 1)
+
+
+def backoff_s(failures: int, waited_s: float = 0.0) -> float:
+    """Seconds between a failed attempt and the next: 0.25, 0.5, 1, ... at most 5.
+
+    While no engine is ready the pause grows with the time waited: polling that long waits slow.
+    """
+    return float(min(5.0, max(0.25 * 2 ** max(0, failures - 1), waited_s / 4)))
