@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 from orchestrator.agents import Agents
 from orchestrator.claims import Claim, Claims
+from orchestrator.collaborators import Collaborators
 from orchestrator.events import AnyEvent, ConversationStarted, ResponseAccepted
 from orchestrator.journal import AlreadyAccepted, Journal, ResponseRef
 from orchestrator.leases import Leases
 from orchestrator.machine import fold
 from orchestrator.parking import Parking
-from orchestrator.runner import Collaborators, Runner
+from orchestrator.runner import Runner
 from serving.errors import Conflict, NotFound
 
 

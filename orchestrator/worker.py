@@ -28,6 +28,7 @@ from orchestrator.acceptance import Acceptance, Admission
 from orchestrator.agents import Agents
 from orchestrator.claims import Claim, Claims
 from orchestrator.clock import Clock, SystemClock
+from orchestrator.collaborators import Collaborators
 from orchestrator.events import (
     AnyEvent,
     ConversationStarted,
@@ -40,7 +41,7 @@ from orchestrator.leases import CANCEL, DUE, Leases
 from orchestrator.machine import fold_all
 from orchestrator.model import ModelClient
 from orchestrator.parking import Parking
-from orchestrator.runner import Collaborators, Runner
+from orchestrator.runner import Runner
 from orchestrator.waking import Waking
 from serving.config import Prices
 from serving.errors import NotFound, Unavailable

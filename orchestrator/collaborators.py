@@ -1,0 +1,28 @@
+"""What every run of a worker shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.clock import Clock
+from orchestrator.journal import Journal
+from orchestrator.model import ModelClient
+from serving.config import Prices
+
+
+@dataclass(frozen=True, slots=True)
+class Collaborators:
+    """Handed to each runner, and by it to its parts."""
+
+    journal: Journal
+    models: ModelClient
+    clock: Clock
+    prices: Mapping[str, Prices]
+    """By the name of the model that served."""
+    delta_batch_s: float
+    park_s: float
+    """A run that only waits, for so long or longer, waits without a process."""
+    spawn: Callable[[Coroutine[Any, Any, None]], None]
+    """Starts a task that the worker owns."""
