@@ -403,6 +403,7 @@ class Router:
             engine.url,
             reason,
             placed.predicted_cached_tokens,
+            record.estimated_s,
             tier.spent_usd if tier is not None else 0.0,
         )
         upstream.headers.update(course.hold.headers())

@@ -80,6 +80,8 @@ class Decision(msgspec.Struct, frozen=True):
     `retry:connect`, ... preceded by the tier's reason where `auto` was asked
     (`auto:classify->small; home`)."""
     predicted_cached_tokens: int = 0
+    estimated_s: float | None = None
+    """Until the first token, from when the turn was sent to that replica."""
     spent_usd: float = 0.0
     """What tries have cost whose answers were not used; not in the answer's own usage."""
 
@@ -91,6 +93,8 @@ class Decision(msgspec.Struct, frozen=True):
             "x-warmloop-decision": self.reason,
             "x-warmloop-predicted-cached-tokens": str(self.predicted_cached_tokens),
         }
+        if self.estimated_s is not None:
+            headers["x-warmloop-estimated-ttft-ms"] = f"{self.estimated_s * 1000:.0f}"
         if self.spent_usd:
             headers["x-warmloop-spent-usd"] = f"{self.spent_usd:.9f}"
         return headers

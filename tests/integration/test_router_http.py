@@ -104,6 +104,7 @@ async def test_bytes_pass_untouched_in_both_directions() -> None:
             assert response.headers["x-warmloop-replica"] == "big-0"
             assert response.headers["x-warmloop-decision"] == "hash"
             assert response.headers["x-warmloop-predicted-cached-tokens"] == "0"
+            assert 0 <= int(response.headers["x-warmloop-estimated-ttft-ms"]) < 100
             assert "set-cookie" not in response.headers
         [seen] = local.seen
         assert seen.body == raw
