@@ -36,6 +36,8 @@ from router.auto import AutoTurns
 from router.dispatch import Router
 from serving import discovery
 from serving.config import StackConfig
+from serving.discovery import other_fronts
+from serving.owned_task import OwnedTask
 
 
 def create_app(config: StackConfig) -> ASGIApp:
@@ -51,6 +53,7 @@ def create_app(config: StackConfig) -> ASGIApp:
     agents = Agents.from_config(config, lambda name: router.catalogue.parent(name))  # noqa: PLW0108  it is made below
     access = Access(config)
     router = Router(config, table, also_models=agents.names, known=known)
+    discovery.report_queues(table, router.scheduler.queues)
     auto = AutoTurns(router, folder=config.folder / "tiers")
     journal = SqliteJournal(config.journal_path)
     worker = Worker(
@@ -68,11 +71,14 @@ def create_app(config: StackConfig) -> ASGIApp:
         lambda: {*config.front.peers, *discovery.fronts(table)},
         needed=bool(config.front.peers),
     )
+    alone = OwnedTask()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await table.start()
         await router.start()
+        if not peers:
+            alone.start(lambda: peer_http.warn_when_not_alone(lambda: other_fronts(table)), "alone")
         await auto.start()
         access.start()
         await keeper.start()
@@ -84,6 +90,7 @@ def create_app(config: StackConfig) -> ASGIApp:
             await access.stop()
             agents.close()
             await journal.close()
+            await alone.stop()
             await auto.stop()
             await router.stop()
             await table.stop()

@@ -5,6 +5,8 @@ Whoever cannot sign gets 401 and nothing else; where no secret is set the paths 
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -15,13 +17,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.outside import Outside
 from router.peer_news import HEADER, MIN_SECRET_CHARS, SECRET_VARIABLE, Signer, Untrusted
-from router.peers import NEWS, TABLE, PeerAway, Peers
+from router.peers import LOOK_S, NEWS, TABLE, PeerAway, Peers
 from serving.errors import ConfigError
 
 MAX_BODY_BYTES = 32 * 2**20
 TIMEOUT = aiohttp.ClientTimeout(total=5, connect=2)
 
 Clock = Callable[[], float]
+_log = logging.getLogger("warmloop.peers")
 
 
 def signer(environ: Mapping[str, str] = os.environ) -> Signer | None:
@@ -57,6 +60,19 @@ def join(
             )
         return {}
     return routes(outside.join(urls, HttpTransport(sign)), sign)
+
+
+async def warn_when_not_alone(others: Callable[[], Collection[str]]) -> None:
+    """Of a front door without a secret: say, once, that there are others and what that costs."""
+    while not (found := others()):  # noqa: ASYNC110 the table has no event for it
+        await asyncio.sleep(LOOK_S)
+    _log.warning(
+        "%s is not set, and there are other front doors (%s): they and this one do not tell each "
+        "other where sessions are warm, so that one which changes doors is computed again; give "
+        "all of them the same secret, e.g. from `openssl rand -hex 32`",
+        SECRET_VARIABLE,
+        ", ".join(sorted(found)),
+    )
 
 
 class HttpTransport:

@@ -34,6 +34,7 @@ from router.turn import Urgency
 from router.waiting import Fair, Line
 from router.warmth import Node, Warmth
 from serving.errors import Unavailable
+from serving.front_queues import Queue
 from serving.router_config import RouterConfig
 from serving.table import Engine
 
@@ -85,6 +86,14 @@ class Pool:
         for desk in self._desks.values():
             if tokens := desk.backlog_tokens + desk.line.tokens:
                 yield desk.replica, tokens
+
+    def queue(self) -> Queue:
+        """What waits here, for those who decide how many replicas there are."""
+        lines = [self._strangers, *(desk.line for desk in self._desks.values())]
+        tokens = sum(line.tokens for line in lines)
+        rates = [self._rate(desk) for desk in self._desks.values()]
+        prefill_s = tokens * len(rates) / sum(rates) if rates else 0.0
+        return Queue(self._fair.waiting, tokens, prefill_s)
 
     def keep_only(self, replicas: Collection[str]) -> None:
         """What waited for a replica that is gone is placed again."""

@@ -31,6 +31,7 @@ from router.slot import Slot
 from router.slowness import Slowness
 from router.turn import Urgency
 from router.warmth import Warmth
+from serving.front_queues import Queues
 from serving.router_config import RouterConfig
 from serving.table import Engine
 
@@ -114,6 +115,10 @@ class Scheduler:
     def loads(self) -> dict[str, int]:
         """Prompt tokens of our turns that are still to be computed, by replica."""
         return dict(pair for pool in self._pools.values() for pair in pool.loads())
+
+    def queues(self) -> Queues:
+        """What waits here, by model."""
+        return {model: pool.queue() for model, pool in self._pools.items() if pool.queued}
 
     @property
     def queued(self) -> int:

@@ -1,14 +1,17 @@
-"""How many replicas? Decided by the engines' own queues and KV use, for Ray Serve to carry out.
+"""How many replicas? Decided by what waits and by KV use, for Ray Serve to carry out.
 
+    front doors ── what waits there (front_queues) ──▶ replica
     replica ── record_autoscaling_stats ──▶ Serve's controller ── Policy ──▶ wanted replicas
                 running, waiting, KV use                              └ after up_ or down_delay_s
 
-Serve's own measure, requests that go through its handles, is blind here: no request does. `wanted`
-is pure. It asks for more when engines queue more than `target_waiting` each (in proportion, at most
-twice as many at once) or when their KV cache is nearly full; for one less only when nothing waits
-and what runs fits into the rest at LOW of its capacity. Between the two it leaves things as they
-are, so that it does not swing. Only engines that answer count as having a say; how long a wish must
-last before it is followed is Serve's part.
+Serve's own measure, requests that go through its handles, is blind here: no request does. So are
+the engines' queues alone: what an engine cannot begin soon waits in the front doors. `wanted` is
+pure. It asks for more when more than `target_waiting` turns or `target_wait_s` of prefill wait for
+each engine, in it or in front of it (in proportion, at most twice as many at once), or when their
+KV cache is nearly full; for one less only when nothing waits and what runs fits into the rest at
+LOW of its capacity. Between the two it leaves things as they are, so that it does not swing. Only
+engines that answer count as having a say; how long a wish must last before it is followed is
+Serve's part.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.config import AutoscaleConfig
+from serving.front_queues import Queue
 from serving.table import Engine
 
 LOW = 0.6
@@ -27,15 +31,21 @@ LOW = 0.6
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLoad:
-    """One engine's load, as Serve carries it: `ready` is 1.0 or 0.0, `kv_usage` a share."""
+    """One engine's load, as Serve carries it: `ready` is 1.0 or 0.0, `kv_usage` a share.
+
+    `queued` turns, and `queued_s` of prefill, wait in front doors for the model: each of its
+    replicas says the same of that, as it last heard it.
+    """
 
     ready: float
     running: float
     waiting: float
     kv_usage: float
+    queued: float = 0.0
+    queued_s: float = 0.0
 
 
-def stats(engine: Engine) -> dict[str, float]:
+def stats(engine: Engine, queue: Queue) -> dict[str, float]:
     """What a replica says of itself each time that Serve asks."""
     load = engine.load
     ready = engine.state == "ready"
@@ -44,6 +54,8 @@ def stats(engine: Engine) -> dict[str, float]:
         "running": float(load.running) * ready,
         "waiting": float(load.waiting) * ready,
         "kv_usage": load.kv_usage * ready,
+        "queued": float(queue.turns) * ready,
+        "queued_s": queue.prefill_s * ready,
     }
 
 
@@ -54,12 +66,14 @@ def wanted(
     ready = [load for load in loads if load.ready]
     if not ready:
         return _within(current, knobs)
-    waiting = sum(load.waiting for load in ready)
+    waiting = sum(load.waiting for load in ready) + max(load.queued for load in ready)
     running = sum(load.running for load in ready)
     kv_usage = sum(load.kv_usage for load in ready)
     count = len(ready)
-    if waiting > knobs.target_waiting * count:
-        asked = math.ceil(count * min(2.0, waiting / (knobs.target_waiting * count)))
+    turns_over = waiting / (knobs.target_waiting * count)
+    wait_over = max(load.queued_s for load in ready) / (knobs.target_wait_s * count)
+    if (over := max(turns_over, wait_over)) > 1:
+        asked = math.ceil(count * min(2.0, over))
         # Those on their way will take their share; more are asked for when they are here.
         return _within(max(current, asked), knobs)
     if kv_usage > knobs.kv_high * count:

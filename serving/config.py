@@ -174,12 +174,14 @@ class EngineLogsConfig(Frozen):
 
 
 class AutoscaleConfig(Frozen):
-    """Replicas by the engines' own queues and KV use; see `serving.autoscale`."""
+    """Replicas by what waits and by KV use; see `serving.autoscale`."""
 
     min_replicas: int = Field(default=1, ge=1)
     max_replicas: int = Field(ge=1, le=1000)
     target_waiting: float = Field(default=2.0, gt=0)
-    """Requests that may wait in each engine; more of them bring another replica."""
+    """Turns that may wait for each engine, in it or in front doors; more bring another replica."""
+    target_wait_s: float = Field(default=5.0, gt=0)
+    """Prefill that may wait in front doors for each engine; more of it brings another replica."""
     kv_high: float = Field(default=0.9, gt=0, le=1)
     """Share of the KV cache in use, on average, that brings another replica."""
     up_delay_s: float = Field(default=10.0, ge=0)

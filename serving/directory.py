@@ -12,8 +12,9 @@ answers False, and the replicas register again, all within a second.
 Whoever watches gets a whole snapshot: at once when an engine comes, goes or changes state, else
 each second with fresh loads. A watcher that gives its name (the feed of a front door) says with
 each call what it has heard so far: a replica that drains can ask whether all of them know. It may
-say where its front door listens: so front doors find each other. And the cluster that is about to
-end says here how long a drain may still take.
+say where its front door listens, so that front doors find each other, and what waits there, so that
+replicas can ask for company. And the cluster that is about to end says here how long a drain may
+still take.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 
 import msgspec
 
+from serving.front_queues import FrontQueues, Queue, Queues
 from serving.table import Engine, EngineLoad, EngineState
 
 NAME = "warmloop-directory"
@@ -147,6 +149,11 @@ class DirectoryActor:
         self._heard: dict[str, tuple[int, float]] = {}
         """Watcher → the version that it holds, and when it said so."""
         self._close_by_s = math.inf
+        self._queues = FrontQueues(time.monotonic)
+
+    async def waiting(self, model: str) -> Queue:
+        """What waits for this model in all front doors."""
+        return self._queues.of(model)
 
     async def heard(self, version: int) -> bool:
         """Does every watcher with a name that is there hold `version`, or a later one?
@@ -185,14 +192,21 @@ class DirectoryActor:
         return self._directory.snapshot()
 
     async def watch(
-        self, version: int, wait_s: float = 1.0, watcher: str = "", front: str = ""
+        self,
+        version: int,
+        wait_s: float = 1.0,
+        watcher: str = "",
+        front: str = "",
+        queues: Queues | None = None,
     ) -> Snapshot:
         """The snapshot as soon as its version is not `version`, at the latest after `wait_s`.
 
-        `front` is the URL of the front door that the watcher works for, if others may know it.
+        `front` is the URL of the front door that the watcher works for, if others may know it, and
+        `queues` what waits there.
         """
         if watcher:
             self._heard[watcher] = (version, time.monotonic())
+            self._queues.told(watcher, queues or {}, WATCHER_LEASE_S)
         if watcher and front:
             with self._noticing():
                 self._directory.watched(watcher, front, WATCHER_LEASE_S)

@@ -1,6 +1,7 @@
 """The directory's feed: a small process that is a Ray driver, so that the front door need not be.
 
     Ray cluster ◀── long poll ── this process ── one snapshot a line, stdout ──▶ front door
+                                              ◀── what waits there, a line, stdin ──
 
 Two reasons. A Ray driver whose cluster goes away is ended by Ray itself after a minute ("The
 program will terminate"), and a front door must outlive its engines. And Ray's threads would share
@@ -13,23 +14,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import secrets
 import sys
 import threading
+from collections.abc import Callable
 
-from serving import directory
+from serving import directory, front_queues
+from serving.front_queues import Queues
 
 WATCH_S = 1.0
 CALL_S = 10.0
 """A watch that takes longer means that the actor, or Ray, is gone."""
 
 
-async def follow(address: str, front: str = "") -> None:
+async def follow(address: str, front: str = "", queues: Callable[[], Queues] = dict) -> None:
     """Print snapshots for ever; raises what Ray raises when the cluster cannot be reached.
 
-    `front` is where our front door listens, for the others to know; empty: they need not.
+    `front` is where our front door listens, for the others to know; empty: they need not. `queues`
+    is what waits there.
     """
     import ray
 
@@ -45,7 +48,7 @@ async def follow(address: str, front: str = "") -> None:
     while True:
         try:
             async with asyncio.timeout(CALL_S):
-                snapshot = await actor.watch.remote(version, WATCH_S, name, front)
+                snapshot = await actor.watch.remote(version, WATCH_S, name, front, queues())
         except ray.exceptions.RayActorError:
             # It restarts by itself; if it was killed for good, a new one is made.
             await asyncio.sleep(WATCH_S)
@@ -56,12 +59,19 @@ async def follow(address: str, front: str = "") -> None:
         sys.stdout.buffer.flush()
 
 
-def _end_with_owner() -> None:
-    """Read stdin to its end, then leave at once: Ray's own exit handlers may hang."""
-    with contextlib.suppress(OSError):
-        while os.read(0, 1024):
-            pass
-    os._exit(0)
+class Owner(threading.Thread):
+    """Reads what our front door says; leaves at once when it ends: Ray's exit handlers may hang."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.queues: Queues = {}
+
+    def run(self) -> None:
+        try:
+            for line in sys.stdin.buffer:
+                self.queues = front_queues.decode(line)
+        finally:
+            os._exit(0)
 
 
 def main() -> None:
@@ -69,9 +79,10 @@ def main() -> None:
     parser.add_argument("--address", required=True, help="the Ray cluster's GCS, host:port")
     parser.add_argument("--front", default="", help="where our front door listens, as a URL")
     args = parser.parse_args()
-    threading.Thread(target=_end_with_owner, daemon=True).start()
+    owner = Owner()
+    owner.start()
     try:
-        asyncio.run(follow(args.address, args.front))
+        asyncio.run(follow(args.address, args.front, lambda: owner.queues))
     except Exception as error:
         print(f"directory feed: {type(error).__name__}: {error}", file=sys.stderr)
         os._exit(1)

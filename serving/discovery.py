@@ -11,15 +11,25 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from serving.config import StackConfig
+from serving.front_queues import Queues
 from serving.ray_table import FRONT_VARIABLE, RayTable, given_address
 from serving.static_table import StaticTable
 from serving.table import Engine, EngineTable
 
-__all__ = ["JoinedTable", "RayTable", "StaticTable", "fronts", "needs_ray", "table_for"]
+__all__ = [
+    "JoinedTable",
+    "RayTable",
+    "StaticTable",
+    "fronts",
+    "needs_ray",
+    "other_fronts",
+    "report_queues",
+    "table_for",
+]
 
 
 class JoinedTable:
@@ -42,6 +52,10 @@ class JoinedTable:
     def fronts(self) -> tuple[str, ...]:
         return tuple(url for table in self._tables for url in fronts(table))
 
+    def report_queues(self, queues: Callable[[], Queues]) -> None:
+        for table in self._tables:
+            report_queues(table, queues)
+
     async def start(self) -> None:
         for table in self._tables:
             await table.start()
@@ -54,6 +68,19 @@ class JoinedTable:
 def fronts(table: EngineTable) -> tuple[str, ...]:
     """The front doors that this table knows of, by URL; ours may be among them."""
     return table.fronts if isinstance(table, RayTable | JoinedTable) else ()
+
+
+def other_fronts(table: EngineTable, environ: Mapping[str, str] = os.environ) -> set[str]:
+    """Without ours."""
+    return {*fronts(table)} - {environ.get(FRONT_VARIABLE, "")}
+
+
+def report_queues(table: EngineTable, queues: Callable[[], Queues]) -> None:
+    """Let those who decide how many replicas there are know what waits here."""
+    if isinstance(table, RayTable):
+        table.queues = queues
+    elif isinstance(table, JoinedTable):
+        table.report_queues(queues)
 
 
 def needs_ray(config: StackConfig) -> bool:

@@ -1,6 +1,7 @@
 """RayTable: the engines of a Ray cluster, as the directory's feed tells them.
 
     run file (cluster.json) ── says where Ray is ──▶ feed process ── lines ──▶ snapshot
+                                                                 ◀── our queues ──
           ▲ not there yet: look again            │ it ends, or is silent: start it again
           └──────────────────────────────────────┘
 
@@ -30,6 +31,7 @@ import psutil
 
 from serving.directory import decode
 from serving.errors import ConfigError
+from serving.front_queues import Queues, encode
 from serving.owned_task import OwnedTask
 from serving.run_file import child_env, import_env, read_run_file
 from serving.table import Engine
@@ -88,6 +90,8 @@ class RayTable:
         self._engines: tuple[Engine, ...] = ()
         self.fronts: tuple[str, ...] = ()
         """Front doors that follow the same directory, ours among them."""
+        self.queues: Callable[[], Queues] = dict
+        """What waits in our front door, for those who decide how many replicas there are."""
         self._heard_s = clock()
         self._task = OwnedTask()
 
@@ -130,7 +134,7 @@ class RayTable:
 
     async def _listen(self, cluster: Cluster) -> None:
         async with _feed(cluster, self._front) as process:
-            assert process.stdout is not None  # noqa: S101 for the type checker: we asked for a pipe
+            assert process.stdout and process.stdin  # noqa: S101, PT018 we asked for pipes
             patience_s = self._grace_s  # its start takes some seconds, more on a busy machine
             while True:
                 async with asyncio.timeout(patience_s):
@@ -139,6 +143,9 @@ class RayTable:
                     raise EOFError
                 self.hear(line)
                 patience_s = SILENCE_S
+                process.stdin.write(encode(self.queues()) + b"\n")
+                async with asyncio.timeout(patience_s):
+                    await process.stdin.drain()
 
 
 @asynccontextmanager

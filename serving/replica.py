@@ -41,6 +41,7 @@ from serving.engines.base import EngineSpec
 from serving.engines.ports import free_port
 from serving.engines.process import EngineProcess
 from serving.errors import ConfigError, EngineError, WarmloopError
+from serving.front_queues import Queue
 from serving.model_cards import adapters_in, cards
 from serving.stack_file import load
 from serving.stall import Pulse
@@ -83,6 +84,8 @@ class EngineReplica:
         self._http = aiohttp.ClientSession()
         self._directory: Any = None
         self._version = 0
+        self._queue = Queue()
+        """What waits for our model in the front doors."""
         self._probe: asyncio.Task[None] | None = None
         self._buried = ""
         self._begin("starting")
@@ -227,7 +230,7 @@ class EngineReplica:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What `serving.autoscale` decides by; Serve carries it to its controller."""
-        return autoscale.stats(self._engine)
+        return autoscale.stats(self._engine, self._queue)
 
     async def __del__(self) -> None:
         """Serve's graceful end: out of the table, wait for what runs, end the engine."""
@@ -323,6 +326,7 @@ class EngineReplica:
         """Keep the lease, whatever the engine does; a directory that forgot us is told again."""
         known = False
         while True:
+            queue = Queue()  # a directory that is away says nothing
             with self._may_be_away():
                 actor = await self._actor()
                 async with asyncio.timeout(CALL_S):
@@ -333,6 +337,9 @@ class EngineReplica:
                         # As it is now: what `_tell` said meanwhile must not be taken back.
                         await actor.register.remote(self._engine)
                         known = True
+                    if self._config.autoscale is not None:
+                        queue = await actor.waiting.remote(self._model)
+            self._queue = queue
             await asyncio.sleep(RENEW_S)
 
     async def _tell(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -70,16 +71,22 @@ async def ask(
     words: int,
     session: str,
     max_tokens: int | None = None,
+    fresh_bytes: int = 0,
     on_begin: Callable[[], object] = lambda: None,
 ) -> Outcome:
     """One turn of about `words` tokens (a simulated engine's), at most `max_tokens`.
 
-    `on_begin` is called when the answer's headers are here: an engine is at work on it.
+    Its prompt begins with `fresh_bytes` that no cache holds. `on_begin` is called when the
+    answer's headers are here: an engine is at work on it.
     """
     text = "and " * words
+    messages = [{"role": "user", "content": f"SIMULATE: {json.dumps({'text': text})}"}]
+    if fresh_bytes:
+        fresh = secrets.token_hex(fresh_bytes // 2)
+        messages = [{"role": "system", "content": fresh}, *messages]
     body = {
         "model": model,
-        "messages": [{"role": "user", "content": f"SIMULATE: {json.dumps({'text': text})}"}],
+        "messages": messages,
         "stream": stream,
         **({} if max_tokens is None else {"max_tokens": max_tokens}),
     }
@@ -130,6 +137,7 @@ async def steady(
     sessions: int,
     words: int,
     max_tokens: int | None = None,
+    fresh_bytes: int = 0,
     named: str = "s",
 ) -> AsyncIterator[Load]:
     """`sessions` that talk without a pause, each turn streaming and not in turn."""
@@ -147,6 +155,7 @@ async def steady(
                 words=words,
                 session=f"{named}{number}",
                 max_tokens=max_tokens,
+                fresh_bytes=fresh_bytes,
             )
             load.turns.append(seen)
             if not seen.well:

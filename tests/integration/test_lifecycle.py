@@ -23,6 +23,7 @@ from tests.integration.stacks import Stack, eventually, stack
 pytestmark = pytest.mark.ray
 
 SLOW = {"decode_tokens_per_s": 30}
+READS_SLOWLY = {"prefill_tokens_per_s": 2000, "decode_tokens_per_s": 1000}
 SOON = {"pause_s": 0.2, "max_pause_s": 3.0}
 BACK_S = 120.0
 
@@ -49,6 +50,11 @@ def up(tmp_path_factory: pytest.TempPathFactory, arguments: Path) -> Iterator[St
         "elastic": {
             **simulated,
             "max_running": 2,
+            "autoscale": {"max_replicas": 2, "up_delay_s": 1, "down_delay_s": 3},
+        },
+        "reader": {
+            **simulated,
+            "simulator": READS_SLOWLY,
             "autoscale": {"max_replicas": 2, "up_delay_s": 1, "down_delay_s": 3},
         },
     }
@@ -291,6 +297,28 @@ async def test_a_queue_brings_a_second_replica_and_its_end_takes_it_away(up: Sta
         )
         await less.more(3)
     assert load.failed + less.failed == []
+
+
+async def test_a_queue_that_only_the_front_door_sees_brings_a_second_replica_too(up: Stack) -> None:
+    """Prompts of a second of prefill: an engine gets one at a time, and its own queue is empty."""
+    standing(up, "reader")
+    most_waiting = 0
+
+    def two() -> bool:
+        nonlocal most_waiting
+        found = engines(up, "reader")
+        most_waiting = max(most_waiting, *(e["waiting"] for e in found.values()), 0)
+        return len(found) == 2
+
+    async with steady(up.url(), "reader", sessions=8, words=5, fresh_bytes=8000) as load:
+        await asyncio.to_thread(eventually, two, "a second one", BACK_S)
+        await load.more(16)
+        assert len(load.replicas) == 2
+    await asyncio.to_thread(
+        eventually, lambda: len(engines(up, "reader")) == 1, "one is left", BACK_S
+    )
+    assert load.failed == []
+    assert most_waiting <= 2, "the engines' own queues asked for nobody"
 
 
 @pytest.mark.full

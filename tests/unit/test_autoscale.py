@@ -9,14 +9,25 @@ import pytest
 
 from serving.autoscale import Policy, ReplicaLoad, latest, stats, wanted
 from serving.config import AutoscaleConfig
+from serving.front_queues import Queue
 from serving.table import Engine, EngineLoad
 
-KNOBS = AutoscaleConfig(min_replicas=1, max_replicas=8, target_waiting=2, kv_high=0.9)
+KNOBS = AutoscaleConfig(
+    min_replicas=1, max_replicas=8, target_waiting=2, target_wait_s=5, kv_high=0.9
+)
 MAX_RUNNING = 10
 
 
-def load(running: float = 0, waiting: float = 0, kv: float = 0.0, ready: float = 1) -> ReplicaLoad:
-    return ReplicaLoad(ready, running, waiting, kv)
+def load(
+    running: float = 0,
+    waiting: float = 0,
+    kv: float = 0.0,
+    *,
+    ready: float = 1,
+    queued: float = 0,
+    queued_s: float = 0.0,
+) -> ReplicaLoad:
+    return ReplicaLoad(ready, running, waiting, kv, queued, queued_s)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +45,13 @@ def load(running: float = 0, waiting: float = 0, kv: float = 0.0, ready: float =
         ([load(5), load(2)], 2, 2),  # would fill one more than LOW: neither up nor down
         ([load(1, 0, 0.5), load(1, 0, 0.5)], 2, 2),  # its cache would not fit
         ([load(1, 1), load(0)], 2, 2),  # while something waits nobody goes
+        ([load(1, queued=11)], 1, 2),  # engines queue nothing: front doors do
+        ([load(1, 1, queued=3)] * 2, 2, 3),  # 2 in the engines, and 3 in front of both
+        ([load(1, queued=4)] * 2, 2, 2),
+        ([load(1, queued=1, queued_s=9)], 1, 2),  # one turn, but a long one
+        ([load(1, queued=1, queued_s=4)], 1, 1),
+        ([load(0, queued=1), load(0, queued=1)], 2, 2),  # while something waits nobody goes
+        ([load(1, queued=8), load(1, queued=9)], 2, 4),  # the later word of the same queue
         ([load(0)], 1, 1),  # min_replicas
         ([load(0)], 2, 2),  # the second one is on its way; it will show
         ([], 3, 3),  # nobody says anything
@@ -57,9 +75,17 @@ def test_what_it_has_asked_for_it_does_not_take_back_at_the_same_load() -> None:
 
 def test_an_engine_that_is_not_ready_says_nothing_of_its_load() -> None:
     engine = Engine("a-1", "a", "", "a", state="ready", load=EngineLoad(3, 4, 0.5))
-    assert stats(engine) == {"ready": 1.0, "running": 3.0, "waiting": 4.0, "kv_usage": 0.5}
+    queue = Queue(7, 4000, 2.5)
+    assert stats(engine, queue) == {
+        "ready": 1.0,
+        "running": 3.0,
+        "waiting": 4.0,
+        "kv_usage": 0.5,
+        "queued": 7.0,
+        "queued_s": 2.5,
+    }
     dead = Engine("a-1", "a", "", "a", state="dead", load=EngineLoad(3, 4, 0.5))
-    assert set(stats(dead).values()) == {0.0}
+    assert set(stats(dead, queue).values()) == {0.0}
 
 
 def test_serves_time_series_are_read_at_their_end() -> None:
@@ -71,8 +97,10 @@ def test_serves_time_series_are_read_at_their_end() -> None:
         "running": {"r1": series(1, 4)},
         "waiting": {"r1": series(9, 9, 0), "r2": series(3)},
         "kv_usage": {},
+        "queued": {"r1": series(8)},
+        "queued_s": {"r1": series(3, 2)},
     }
-    assert latest(raw) == [load(running=4), load(waiting=3)]
+    assert latest(raw) == [load(running=4, queued=8, queued_s=2), load(waiting=3)]
     context = SimpleNamespace(raw_metrics=raw, target_num_replicas=2)
     policy = Policy(MAX_RUNNING, **KNOBS.model_dump())
     assert policy(context) == (wanted(latest(raw), 2, MAX_RUNNING, KNOBS), {})

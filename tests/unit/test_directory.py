@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from serving.directory import Directory, DirectoryActor, Snapshot, decode, encode, failed
+from serving.front_queues import FrontQueues, Queue
 from serving.table import Engine, EngineLoad
 
 ENGINE = Engine("small-1", "small", "http://127.0.0.1:1", "small", kind="simulated")
@@ -192,3 +193,28 @@ async def test_a_watcher_hears_at_once_of_a_front_door_that_has_come() -> None:
     await actor.watch(-1, 60, "b", "http://b")
     snapshot = await waiting
     assert decode(encode(snapshot)).fronts == ("http://a", "http://b")
+
+
+def test_what_waits_is_the_sum_of_all_front_doors_and_a_dead_ones_word_runs_out(
+    clock: Clock,
+) -> None:
+    queues = FrontQueues(clock)
+    queues.told("a", {"small": Queue(3, 3000, 1.5), "big": Queue(1, 10, 0.1)}, lease_s=5)
+    queues.told("b", {"small": Queue(2, 1000, 0.5)}, lease_s=5)
+    assert queues.of("small") == Queue(5, 4000, 2.0)
+    assert queues.of("big") == Queue(1, 10, 0.1)
+    clock.now_s = 4
+    queues.told("b", {"small": Queue(1, 500, 0.25)}, lease_s=5)
+    clock.now_s = 6
+    assert queues.of("small") == Queue(1, 500, 0.25)
+    queues.told("b", {}, lease_s=5)
+    assert queues.of("small") == queues.of("unheard of") == Queue()
+
+
+async def test_a_front_door_says_with_each_watch_what_waits_there() -> None:
+    actor = DirectoryActor()
+    await actor.watch(-1, 0, "a", queues={"small": Queue(2, 900, 0.9)})
+    await actor.watch(-1, 0, "b", queues={"small": Queue(1, 100, 0.1)})
+    assert await actor.waiting("small") == Queue(3, 1000, 1.0)
+    await actor.watch(-1, 0, "a")
+    assert await actor.waiting("small") == Queue(1, 100, 0.1)

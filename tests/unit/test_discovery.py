@@ -12,11 +12,19 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from serving import directory
+from serving import directory, front_queues
 from serving.config import SimulatorConfig, StackConfig
 from serving.directory import Snapshot, encode
-from serving.discovery import JoinedTable, RayTable, StaticTable, fronts, table_for
+from serving.discovery import (
+    JoinedTable,
+    RayTable,
+    StaticTable,
+    fronts,
+    report_queues,
+    table_for,
+)
 from serving.errors import ConfigError
+from serving.front_queues import Queue
 from serving.run_file import RunFile, make_token, read_run_file, write_run_file
 from serving.simulator import Simulator
 from serving.table import Engine, EngineTable
@@ -280,16 +288,25 @@ async def test_a_given_address_is_followed_without_a_run_file(
     asked = tmp_path / "asked"
     python = tmp_path / "python"
     line = encode(Snapshot(1, (Engine("a-1", "a", "http://10.0.0.2:9", "a", state="ready"),)))
-    python.write_text(f"#!/bin/sh\necho \"$@\" > {asked}\necho '{line.decode()}'\nexec cat\n")
+    told = tmp_path / "told"
+    python.write_text(
+        f"#!/bin/sh\necho \"$@\" > {asked}\necho '{line.decode()}'\n"
+        f'read said\necho "$said" > {told}\nexec sleep 1000\n'
+    )
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setenv("WARMLOOP_RAY_ADDRESS", "10.0.0.5:6379")
     config = StackConfig.model_validate({"models": {"a": {"engine": "simulated"}}})
-    table = table_for(config, tmp_path / "nothing")
+    table = JoinedTable([table_for(config, tmp_path / "nothing")])
+    report_queues(table, lambda: {"a": Queue(3, 3000, 1.5)})
     await table.start()
     await seen(table)
+    async with asyncio.timeout(20):
+        while not (told.exists() and told.read_bytes()):  # noqa: ASYNC110 another process's doing
+            await asyncio.sleep(0.01)
     await table.stop()
     assert table.snapshot()[0].url == "http://10.0.0.2:9"
+    assert front_queues.decode(told.read_bytes()) == {"a": Queue(3, 3000, 1.5)}
     assert asked.read_text() == "-m serving.directory_feed --address 10.0.0.5:6379\n"
 
 

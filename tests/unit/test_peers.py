@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from router.peer_http import warn_when_not_alone
 from router.peer_memory import Room
 from router.peer_news import Batch, Signer, Turned, Untrusted
 from router.peers import Peers
+from serving.directory import Snapshot, encode
+from serving.discovery import RayTable, other_fronts
 from serving.router_config import PeersConfig
 from tests.integration.engines_behaving_badly import until
 
@@ -192,3 +196,20 @@ def test_only_who_has_the_secret_is_believed() -> None:
     for signer, path, said, given, now_s in refused:
         with pytest.raises(Untrusted):
             signer.check(path, said, given, now_s)
+
+
+async def test_without_a_secret_it_is_said_once_that_there_are_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("router.peer_http.LOOK_S", 0.001)
+    table = RayTable(Path("nothing"))
+    ours = {"WARMLOOP_FRONT_URL": "http://a"}
+    warned = asyncio.create_task(warn_when_not_alone(lambda: other_fronts(table, ours)))
+    table.hear(encode(Snapshot(1, (), ("http://a",))))
+    await asyncio.sleep(0.02)
+    assert not warned.done()
+    table.hear(encode(Snapshot(2, (), ("http://a", "http://b"))))
+    await warned
+    [said] = caplog.messages
+    assert "WARMLOOP_PEER_SECRET is not set" in said
+    assert "(http://b)" in said

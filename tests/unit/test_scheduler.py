@@ -133,10 +133,17 @@ async def test_an_engine_gets_only_so_much_to_compute_and_the_rest_waits_here() 
     assert long.goes
     assert not any(turn.goes for turn in others)
     assert floor.scheduler.queued == 3
+    queue = floor.scheduler.queues()["big"]
+    assert queue.turns == 3
+    assert queue.tokens == pytest.approx(3000, abs=15)
+    assert queue.prefill_s == pytest.approx(
+        queue.tokens / floor.scheduler.rates.prefill("r0", "big")
+    )
     long.begins()
     await settle()
     assert [turn.goes for turn in others] == [True, True, True]
     assert floor.scheduler.queued == 0
+    assert floor.scheduler.queues() == {}
 
 
 async def test_those_that_wait_go_shortest_first_but_nothing_is_overtaken_for_ever() -> None:
