@@ -145,7 +145,7 @@ class Fleet:
         turn = TurnRequest(CHAT, body, "bench", {}, tenant=tenant)
         scheduler = self.scheduler
         identity = scheduler.sessions.identify(turn, parse(CHAT, body))
-        claim = Claim(MODEL, identity, len(body), tenant, streams=True)
+        claim = Claim(MODEL, identity.on(MODEL), len(body), tenant, streams=True)
         blocks = [b"%b %d" % (key.encode(), i) for i in range(prompt // BLOCK_TOKENS)]
         with scheduler.enter(claim) as slot:
             placed = await slot.place()

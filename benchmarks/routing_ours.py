@@ -105,7 +105,7 @@ class Ours:
         path, body = self._bodies.request(arrival)
         turn = TurnRequest(path, body, "bench", headers)
         identity = self.scheduler.sessions.identify(turn, parse(path, body))
-        return _Ticket(self.scheduler.enter(Claim(MODEL, identity, len(body))), self)
+        return _Ticket(self.scheduler.enter(Claim(MODEL, identity.on(MODEL), len(body))), self)
 
     def _ready(self, _model: str) -> Sequence[Engine]:
         """As `dispatch` does: what left the table is forgotten when its newest state is read."""

@@ -27,6 +27,7 @@ from router.auto import AutoTurns
 from router.content import Content
 from router.dispatch import Router
 from router.fleet import Fleet
+from router.identity import Sessions
 from router.logs import TurnRecord
 from router.tier_prices import Quote
 from router.tiers import note
@@ -137,6 +138,7 @@ class Pretended:
     def __post_init__(self) -> None:
         self.metrics = self.catalogue = self
         self.registry = CollectorRegistry()
+        self.sessions = Sessions(10_000)
         self._fleet = Fleet(
             tuple(Engine(f"{name}-0", name, "http://none", name) for name in self.config.models)
         )
@@ -159,7 +161,7 @@ class Pretended:
 
     @asynccontextmanager
     async def open(self, turn: TurnRequest) -> AsyncGenerator[Dispatched]:
-        model = json.loads(turn.body)["model"]
+        model = turn.parsed.model if turn.parsed else json.loads(turn.body)["model"]
         record = TurnRecord("", turn.request_id, turn.path, 200, model=model)
         now = self.turns[self.at]
         record.prompt_tokens, record.cached_tokens = now.prompt_tokens, self.cached(model)

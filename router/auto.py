@@ -15,14 +15,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 
 from msgspec import structs
 
 from router import confidence, tier_policy
-from router.content import Parsed, content_of
 from router.dispatch import Router
 from router.logs import TurnRecord, utc_now
 from router.rewrites import may_ask_for
@@ -33,9 +38,9 @@ from router.tier_prices import one_usd
 from router.tier_store import TierStore
 from router.tiers import AUTO
 from router.tool_forms import encode
-from router.turn import Decision, Dispatched, TurnRequest
+from router.turn import Decision, Dispatched, Parsed, TurnRequest
 from serving.errors import BudgetUsed, InvalidToolCall, RequestError, Unavailable, UpstreamError
-from serving.protocol import CHAT, parse
+from serving.protocol import CHAT, AnyAsk, parse
 from serving.table import Tier
 
 OUR_FAULTS = ("refused", "failed")
@@ -91,40 +96,33 @@ class AutoTurns:
 
     def open(self, turn: TurnRequest) -> AbstractAsyncContextManager[Dispatched]:
         """See `Turns.open`."""
-        return self._run(turn) if may_ask_for(turn.body, AUTO) else self.router.open(turn)
+        return _Open(self, turn) if may_ask_for(turn.body, AUTO) else self.router.open(turn)
 
-    @asynccontextmanager
-    async def _run(self, turn: TurnRequest) -> AsyncGenerator[Dispatched]:
+    async def way(self, turn: TurnRequest) -> AbstractAsyncContextManager[Dispatched]:
+        """How a turn that may be one of `auto` is answered; enter it."""
         try:
             ask = parse(turn.path, turn.body)
         except RequestError:
             ask = None
         if ask is None or ask.model != AUTO:  # the router says what is wrong with it
-            async with self.router.open(turn) as answer:
-                yield answer
-            return
-        job = self._job(turn, Parsed(ask, content_of(ask, turn.tenant.salt)))
+            return self.router.open(turn)
+        job = self._job(turn, ask)
         tier, case = job.choice.tier, job.case
         if case is not None:
             if job.knobs.policy == "race" and _holdable(job):
-                yield await self._race(job)
-                return
+                return nullcontext(await self._race(job))
             if tier == "small" and case.checkable:
                 doubt, held = await self._small_first(job)
                 if held is not None and not doubt:
-                    yield held
-                    return
-                async with self._escalated(job, doubt, held) as answer:
-                    yield answer
-                return
+                    return nullcontext(held)
+                return self._escalated(job, doubt, held)
         change = self.ledger.change(job, tier)
-        async with self._passed(job, tier, job.choice.why, change, home=tier) as answer:
-            yield answer
+        return self._passed(job, tier, job.choice.why, change, home=tier)
 
-    def _job(self, turn: TurnRequest, parsed: Parsed) -> Job:
+    def _job(self, turn: TurnRequest, ask: AnyAsk) -> Job:
         """Raises RequestError for what gets no model; the log has it."""
         try:
-            job = self.ledger.job(turn, parsed)
+            job = self.ledger.job(turn, ask)
             if job.choice.refused:
                 raise BudgetUsed(
                     f"budget_usd: this session has spent {job.chain.spent_usd:.6f} of "
@@ -139,22 +137,19 @@ class AutoTurns:
 
     # -- one try --
 
-    @asynccontextmanager
-    async def _passed(
+    def _passed(
         self, job: Job, tier: Tier, why: str, change: str, *, home: Tier
-    ) -> AsyncGenerator[Dispatched]:
+    ) -> AbstractAsyncContextManager[Dispatched]:
         """As it streams: what is seen is final."""
-        box: list[TurnRecord] = []
-        turn = self.ledger.turn_for(job, tier, why, change=change, on_end=box.append)
-        try:
-            async with self.router.open(turn) as answer:
-                yield answer
-        finally:
-            for record in box:
-                self.ledger.ended(job, tier, record)
-                self.ledger.used(job, tier, record, checked=False, home=home)
-                if job.turn.on_end is not None:
-                    job.turn.on_end(record)
+
+        def ended(record: TurnRecord) -> None:
+            self.ledger.ended(job, tier, record)
+            self.ledger.used(job, tier, record, checked=False, home=home)
+            if job.turn.on_end is not None:
+                job.turn.on_end(record)
+
+        turn = self.ledger.turn_for(job, tier, why, change=change, on_end=ended)
+        return self.router.open(turn)
 
     async def _held(
         self, job: Job, tier: Tier, why: str, change: str
@@ -164,8 +159,9 @@ class AutoTurns:
         turn = self.ledger.turn_for(job, tier, why, change=change, on_end=box.append)
         if turn.path == CHAT:
             wants = job.has_tools and job.model(tier) not in self.ledger.without_logprobs
+            parsed = Parsed(structs.replace(job.ask, stream=False), job.identity, job.model(tier))
             turn = structs.replace(
-                turn, body=confidence.held(turn.body, logprobs=wants), parsed=None
+                turn, body=confidence.held(turn.body, logprobs=wants), parsed=parsed
             )
         try:
             async with self.router.open(turn) as answer:
@@ -306,6 +302,28 @@ class AutoTurns:
             return last
         assert failed is not None  # noqa: S101  two tries came to nothing
         raise failed
+
+
+class _Open:
+    """A turn of `auto` while it is open. Its model is chosen when it is entered."""
+
+    __slots__ = ("_auto", "_turn", "_way")
+
+    def __init__(self, auto: AutoTurns, turn: TurnRequest) -> None:
+        self._auto = auto
+        self._turn = turn
+
+    async def __aenter__(self) -> Dispatched:
+        self._way = await self._auto.way(self._turn)
+        return await self._way.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._way.__aexit__(kind, error, trace)
 
 
 async def _cancel(tries: set[asyncio.Task[tuple[HeldAnswer, TurnRecord]]]) -> None:

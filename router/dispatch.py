@@ -25,9 +25,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -61,6 +62,7 @@ from router.tool_whole import checked_whole
 from router.turn import Decision, Dispatched, TurnRequest
 from serving.config import StackConfig
 from serving.errors import (
+    DeadlineExceeded,
     Overloaded,
     RequestError,
     Unavailable,
@@ -107,6 +109,7 @@ class Router:
             replicas=lambda: self.catalogue.fleet().replicas,
             slots=lambda model: _slots(config, model),
         )
+        self.sessions = self.scheduler.sessions
         self.outside = self.scheduler.outside
         self.kv = KvListeners(
             table.snapshot, self.outside.residency, listen=config.router.kv_events.listen
@@ -145,41 +148,9 @@ class Router:
         """What a turn that says this would find on `model`. Changes nothing."""
         return Quote(*self.scheduler.expected_tokens(model, content))
 
-    @asynccontextmanager
-    async def open(self, turn: TurnRequest) -> AsyncGenerator[Dispatched]:
+    def open(self, turn: TurnRequest) -> AbstractAsyncContextManager[Dispatched]:
         """See `Turns.open`."""
-        started = self.clock()
-        record = logs.TurnRecord(logs.utc_now(), turn.request_id, turn.path, agent=turn.agent)
-        record.tenant = turn.tenant.name
-        course: Course | None = None
-        self.retries.request()
-        try:
-            course = self._course(turn, record)
-            with course.hold, self._entered(course) as course.slot:
-                async with until(turn.deadline_s, self.clock):
-                    upstream, placed = await self._attempt(course, course.slot)
-                    record.first_byte_s = round(self.clock() - started, 6)
-                    try:
-                        yield await self._answered(course, course.slot, upstream, placed)
-                    finally:
-                        course.close()
-        except RequestError as error:
-            record.status = record.status or error.status
-            record.error = error.code or error.type
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            record.status = record.status or _HUNG_UP
-            record.error = "hung_up"
-            raise
-        finally:
-            if course is not None:
-                course.left()
-            record.total_s = round(self.clock() - started, 6)
-            record.status = record.status or 500
-            if turn.on_end is not None:
-                turn.on_end(record)
-            # The last bytes leave at the end of the loop's turn; the books are kept after that.
-            asyncio.get_running_loop().call_soon(self.report, record)
+        return _Open(self, turn)
 
     def report(self, record: logs.TurnRecord) -> None:
         """Log and count one request that has ended."""
@@ -196,15 +167,15 @@ class Router:
     def _course(self, turn: TurnRequest, record: logs.TurnRecord) -> Course:
         """Everything that can be decided before a replica is: what is asked, by whom, of which."""
         parsed = turn.parsed
-        if parsed is not None:
-            ask, content = parsed.ask, parsed.content
-        else:
-            ask, content = parse(turn.path, turn.body), None
+        ask = parse(turn.path, turn.body) if parsed is None else parsed.ask
         if turn.tenant is not OPEN and not turn.inner:
             self._check_tenant(turn, ask)
-        identity = self.scheduler.sessions.identify(turn, ask, content)
+        if parsed is None:
+            identity = self.sessions.identify(turn, ask)
+            model = ask.model
+        else:
+            identity, model = parsed.identity, parsed.model
         record.identity = identity.source
-        model = ask.model
         parent = None if model in self.config.models else self.catalogue.parent(model)
         if parent is None and model not in self.config.models:
             raise self.catalogue.unknown(model, turn.tenant)
@@ -217,7 +188,7 @@ class Router:
         plan = self._tool_plans.plan(turn.path, ask, self.config.models[record.model])
         claim = Claim(
             model,
-            identity,
+            identity.on(model),
             len(turn.body),
             turn.tenant,
             turn.urgency,
@@ -452,6 +423,89 @@ class Router:
             return Unavailable(said, retry_after_s=NOT_READY_RETRY_S)
         kind = UpstreamTimeout if failure.cause == "timeout" else UpstreamError
         return kind(said, retry_after_s=self.config.router.eject_s)
+
+
+class _Open:
+    """One turn while it is open; leaving it frees everything, whatever happened.
+
+    Written out, since each turn has one: made from a generator it costs as much as the choice of a
+    replica.
+    """
+
+    __slots__ = ("_course", "_record", "_router", "_started", "_turn", "_until")
+
+    def __init__(self, router: Router, turn: TurnRequest) -> None:
+        self._router = router
+        self._turn = turn
+        self._course: Course | None = None
+        self._until: AbstractAsyncContextManager[None] | None = None
+        self._started = router.clock()
+        self._record = logs.TurnRecord(
+            logs.utc_now(), turn.request_id, turn.path, tenant=turn.tenant.name, agent=turn.agent
+        )
+
+    async def __aenter__(self) -> Dispatched:
+        try:
+            return await self._begin()
+        except BaseException as error:
+            await self._end(error)
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._end(error)
+
+    async def _begin(self) -> Dispatched:
+        router, turn, record = self._router, self._turn, self._record
+        router.retries.request()
+        course = router._course(turn, record)
+        course.hold.__enter__()
+        self._course = course
+        slot = course.slot = router._entered(course)
+        if turn.deadline_s is not None:
+            block = until(turn.deadline_s, router.clock)
+            await block.__aenter__()
+            self._until = block
+        upstream, placed = await router._attempt(course, slot)
+        record.first_byte_s = round(router.clock() - self._started, 6)
+        return await router._answered(course, slot, upstream, placed)
+
+    async def _end(self, error: BaseException | None) -> None:
+        """Raises DeadlineExceeded where that is what has cancelled it."""
+        try:
+            if self._course is not None:
+                self._course.close()
+            if self._until is not None:
+                await self._until.__aexit__(type(error) if error else None, error, None)
+        except DeadlineExceeded as late:
+            error = late
+            raise
+        finally:
+            self._free(error)
+
+    def _free(self, error: BaseException | None) -> None:
+        course, record = self._course, self._record
+        if course is not None:
+            if course.slot is not None:
+                course.slot.__exit__(None, None, None)
+            course.hold.__exit__(None, error, None)
+            course.left()
+        if isinstance(error, RequestError):
+            record.status = record.status or error.status
+            record.error = error.code or error.type
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+            record.status = record.status or _HUNG_UP
+            record.error = "hung_up"
+        record.total_s = round(self._router.clock() - self._started, 6)
+        record.status = record.status or 500
+        if self._turn.on_end is not None:
+            self._turn.on_end(record)
+        # The last bytes leave at the end of the loop's turn; the books are kept after that.
+        asyncio.get_running_loop().call_soon(self._router.report, record)
 
 
 def _slots(config: StackConfig, model: str) -> int:

@@ -32,7 +32,7 @@ from typing import Any
 
 import msgspec
 
-from router.content import Content, content_of
+from router.content import HASH_BYTES, Content, content_of, tag, tagged
 from router.turn import TurnRequest
 from serving.protocol import AnyAsk, CompletionAsk, role_of
 
@@ -77,6 +77,10 @@ class Identity(msgspec.Struct, frozen=True):
     """Bytes of tools, system prompt and messages up to each boundary."""
     total_bytes: int = 0
     """... and up to the end."""
+
+    def on(self, model: str) -> Identity:
+        """With the chain on one model, as its engines hold it."""
+        return msgspec.structs.replace(self, hashes=tagged(self.hashes, model))
 
 
 def explicit_id(turn: TurnRequest, ask: AnyAsk) -> tuple[str, str] | None:
@@ -166,19 +170,20 @@ class Sessions:
         """
         tenant = turn.tenant
         content = content or content_of(ask, tenant.salt)
-        hashes, ends = content.on(ask.model), content.ends_bytes
-        total = content.total_bytes
+        hashes, ends, total = content.hashes, content.ends_bytes, content.total_bytes
         if found := explicit_id(turn, ask):
             source, name = found
             # Two kinds of id that happen to be equal are the same session: clients send both.
             named = f"{tenant.name}\0{name}" if tenant.name else name
             key = hashlib.sha1(named.encode(), usedforsecurity=False).digest()
             return Identity(key, source, None, None, hashes, ends, total)
-        person = hashlib.sha1(ask.user, usedforsecurity=False).digest()[:8] if ask.user else b""
+        whose = tag(ask.model)
+        if ask.user:
+            whose += hashlib.sha1(ask.user, usedforsecurity=False).digest()[:8]
         last = hashes[-1]
-        memorable = None if ends_in_shared_head(ask, hashes) else last + person
+        memorable = None if ends_in_shared_head(ask, hashes) else last + whose
         for boundary in reversed(hashes):
-            known = boundary + person
+            known = boundary + whose
             seen = self._seen.get(known)
             if seen is None:
                 continue
@@ -186,27 +191,27 @@ class Sessions:
                 break
             self._seen.move_to_end(known)
             return Identity(seen.key, "prefix", memorable, known, hashes, ends, total)
-        key = self._own(ask, hashes, person)
+        key = self._own(ask, hashes, whose)
         return Identity(key, "new", memorable, None, hashes, ends, total)
 
-    def _own(self, ask: AnyAsk, hashes: list[bytes], person: bytes) -> bytes:
+    def _own(self, ask: AnyAsk, hashes: list[bytes], whose: bytes) -> bytes:
         """The first boundary that is this session's alone, as far as anyone can know."""
         at = min(_first_own(ask), len(hashes) - 1)
-        while at < len(hashes) - 1 and self._is_common(hashes[at], person):
+        while at < len(hashes) - 1 and self._is_common(hashes[at], whose):
             at += 1
-        own = hashes[at] + person
-        return hashlib.sha1(own, usedforsecurity=False).digest() if person else own
+        return hashes[at] + whose
 
-    def _is_common(self, boundary: bytes, person: bytes) -> bool:
+    def _is_common(self, boundary: bytes, whose: bytes) -> bool:
         if self._passed.get(boundary, 0) >= self._branch_limit:
             return True
-        seen = self._seen.get(boundary + person)
+        seen = self._seen.get(boundary + whose)
         return seen is not None and seen.branches >= self._branch_limit
 
     def remember(self, identity: Identity, *, first: bool) -> None:
         """A turn succeeded, the session's `first` or a later one: its chain is known."""
         if first:
-            for boundary in identity.hashes[:HEAD_BOUNDARIES]:
+            for each in identity.hashes[:HEAD_BOUNDARIES]:
+                boundary = each[-HASH_BYTES:]  # whichever model it is on
                 self._passed[boundary] = self._passed.get(boundary, 0) + 1
                 self._passed.move_to_end(boundary)
             while len(self._passed) > PASSED_CAPACITY:

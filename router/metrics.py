@@ -13,7 +13,6 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     disable_created_metrics,
     generate_latest,
 )
@@ -22,6 +21,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from router.logs import TurnRecord
+from router.tallies import Counts, Spreads
 from serving.table import Engine
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, of no use here
@@ -63,23 +63,6 @@ class _Breakers(Collector):
         yield family
 
 
-class _Children:
-    """The metrics of one (model, status), looked up once: `labels()` takes a lock each time."""
-
-    __slots__ = (
-        "cached", "first_byte", "output", "predicted", "prompt", "requests", "waited",
-    )  # fmt: skip
-
-    def __init__(self, metrics: Metrics, model: str, status: int) -> None:
-        self.requests = metrics._requests.labels(model, str(status))
-        self.first_byte = metrics._first_byte.labels(model)
-        self.prompt = metrics._tokens.labels(model, "prompt")
-        self.cached = metrics._tokens.labels(model, "cached")
-        self.output = metrics._tokens.labels(model, "output")
-        self.predicted = metrics._tokens.labels(model, "predicted")
-        self.waited = metrics._waited.labels(model)
-
-
 class Metrics:
     """Counters of turns. `model` is empty for requests that never got as far as one."""
 
@@ -101,30 +84,27 @@ class Metrics:
             "warmloop_queued", "Turns that wait in the router for a replica", registry=self.registry
         )
         waiting.set_function(queued)
-        self._waited = Histogram(
+        self._waited = Spreads(
             "warmloop_queue_seconds",
             "Time that answered turns waited in the router",
             ("model",),
-            buckets=_BUCKETS_S,
-            registry=self.registry,
+            _BUCKETS_S,
         )
-        self._requests = Counter(
-            "warmloop_requests", "Requests", ("model", "status"), registry=self.registry
-        )
-        self._first_byte = Histogram(
+        self._requests = Counts("warmloop_requests", "Requests", ("model", "status"))
+        self._first_byte = Spreads(
             "warmloop_first_byte_seconds",
             "From the request's arrival to the first byte of its answer",
             ("model",),
-            buckets=_BUCKETS_S,
-            registry=self.registry,
+            _BUCKETS_S,
         )
-        self._tokens = Counter(
+        self._tokens = Counts(
             "warmloop_tokens",
             "Tokens as engines report them; cached is a part of prompt; predicted: what of it the "
             "router thought would be cached",
             ("model", "kind"),
-            registry=self.registry,
         )
+        for each in (self._waited, self._requests, self._first_byte, self._tokens):
+            self.registry.register(each)
         self._ejections = Counter(
             "warmloop_ejections", "Replicas ejected", ("model", "cause"), registry=self.registry
         )
@@ -144,24 +124,21 @@ class Metrics:
             ("model", "cause"),
             registry=self.registry,
         )
-        self._children: dict[tuple[str, int], _Children] = {}
 
     def observe(self, record: TurnRecord) -> None:
         """Count a request that has ended."""
-        key = (record.model, record.status)
-        children = self._children.get(key)
-        if children is None:  # bounded: models are the configured ones, statuses are few
-            children = self._children[key] = _Children(self, *key)
-        children.requests.inc()
+        model = record.model  # bounded: models are the configured ones, statuses are few
+        self._requests.add((model, str(record.status)))
         if record.first_byte_s is not None:
-            children.first_byte.observe(record.first_byte_s)
+            self._first_byte.of((model,)).observe(record.first_byte_s)
         if record.prompt_tokens is not None:
-            children.prompt.inc(record.prompt_tokens)
-            children.cached.inc(record.cached_tokens or 0)
-            children.output.inc(record.output_tokens or 0)
-            children.predicted.inc(record.predicted_cached_tokens or 0)
+            add = self._tokens.add
+            add((model, "prompt"), record.prompt_tokens)
+            add((model, "cached"), record.cached_tokens or 0)
+            add((model, "output"), record.output_tokens or 0)
+            add((model, "predicted"), record.predicted_cached_tokens or 0)
         if record.waited_s is not None:
-            children.waited.observe(record.waited_s)
+            self._waited.of((model,)).observe(record.waited_s)
 
     def ejected(self, model: str, cause: str) -> None:
         self._ejections.labels(model, cause).inc()

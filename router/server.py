@@ -12,6 +12,7 @@ and a stream's chunk leaves in the turn of the event loop in which it arrived.
 from __future__ import annotations
 
 import gc
+import math
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -47,6 +48,7 @@ class FrontProtocol(HttpToolsProtocol):
         """The exchange that is being answered."""
         self._before: _Cycle | None = None
         """What was asked before the exchange in `cycle`."""
+        self._idle_since = math.inf
         self._common: tuple[object, str] = (None, "")
 
     # What the parser finds
@@ -141,7 +143,14 @@ class FrontProtocol(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle()
         waiting = self._reading
         if waiting is not None and waiting.awaits_100 and self._is_free():
             self.transport.write(_CONTINUE)
@@ -151,6 +160,8 @@ class FrontProtocol(HttpToolsProtocol):
             self._running.hang_up()
         self._running = self._reading = None
         self.pipeline.clear()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
         if self._is_ours():
             self.cycle = cast(RequestResponseCycle, None)  # as before the first request
         super().connection_lost(exc)
@@ -164,6 +175,34 @@ class FrontProtocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+    # While nothing is asked
+
+    def _idle(self) -> None:
+        """Keep the connection for a while. The timer of the request before is mostly still there:
+        when it fires it looks since when nothing was asked."""
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._wait(self.timeout_keep_alive)
+
+    def _wait(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Something is asked."""
+        self._idle_since = math.inf
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self._idle_since == math.inf:
+            return
+        left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self._wait(left_s)
+        elif not self.transport.is_closing():
+            self.transport.close()
 
     # What an exchange needs of its wire
 

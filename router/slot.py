@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _SLACK_TOKENS = 512
 """An engine that finds less than predicted by no more than this rounds to blocks."""
+_AT_ONCE_S = 0.002
+"""A prompt that takes less is mostly cached, and not worth a timer."""
 
 
 class Slot:
@@ -138,8 +140,8 @@ class Slot:
                 desk.held.shrink(missing)
             elif booking.whole:
                 desk.held.confirm(usage.cached_tokens - booking.warm)
-            if missing < -_SLACK_TOKENS:
-                desk.held.missed(-missing)
+            if usage.cached_tokens > booking.warm:
+                desk.held.missed(usage.cached_tokens - booking.warm)
         if booking.node is not None:
             # A bare prompt's last block belongs to what comes after the last boundary.
             rest = int(
@@ -159,9 +161,11 @@ class Slot:
         if not self._claim.streams:
             # Nobody will say when its prompt is computed.
             rate = self._scheduler.rates.prefill(booking.desk.replica, booking.desk.model)
-            self._timer = asyncio.get_running_loop().call_later(
-                booking.desk.backlog_tokens / rate, self._computed
-            )
+            ahead_s = booking.desk.backlog_tokens / rate
+            if ahead_s < _AT_ONCE_S:
+                self._computed()
+            else:
+                self._timer = asyncio.get_running_loop().call_later(ahead_s, self._computed)
 
     def _computed(self) -> None:
         if self._timer is not None:

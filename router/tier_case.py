@@ -15,18 +15,18 @@ from functools import cached_property
 
 import msgspec
 
-from router import rewrites, tier_policy, tiers
+from router import tier_policy, tiers
 from router.confidence import Wish, wish
-from router.content import Parsed
+from router.content import Content, content_of
 from router.dispatch import Router
-from router.identity import Identity, Sessions
+from router.identity import Identity
 from router.logs import TurnRecord
 from router.tier_history import History, Kind
 from router.tier_metrics import TierMetrics
 from router.tier_policy import Candidate, Case, Choice, Floor
 from router.tier_prices import Course, Quote
 from router.tier_sessions import Answered, Chain, Chains, Recent
-from router.turn import TierNote, TurnRequest
+from router.turn import Parsed, TierNote, TurnRequest
 from serving.protocol import CHAT, MESSAGES, AnyAsk
 from serving.router_config import TiersConfig
 from serving.table import Tier
@@ -40,7 +40,8 @@ class Job:
     """One turn with `model: auto`."""
 
     turn: TurnRequest
-    parsed: Parsed
+    ask: AnyAsk
+    content: Content
     kind: Kind
     knobs: TiersConfig
     identity: Identity
@@ -86,13 +87,12 @@ class Ledger:
         self.recent = Recent(self.knobs.max_recent)
         self.without_logprobs: set[str] = set()
         """Models whose engine refuses them; as many as there are models, at most."""
-        self._sessions = Sessions(self.knobs.max_sessions)
         self._floors: dict[tuple[str, float, float, str, str], tuple[int, Floor]] = {}
 
-    def job(self, turn: TurnRequest, parsed: Parsed) -> Job:
+    def job(self, turn: TurnRequest, ask: AnyAsk) -> Job:
         """Raises BadRequest for a type or a task that is none."""
-        ask = parsed.ask
-        identity = self._sessions.identify(turn, ask, parsed.content)
+        content = content_of(ask, turn.tenant.salt)
+        identity = self.router.sessions.identify(turn, ask, content)
         chain = self.chains.of(turn.tenant.name, identity.key)
         said = turn.turn_type or tiers.declared(turn.headers.get(tiers.TURN_HEADER))
         turn_type = said or tiers.inferred(ask)
@@ -105,7 +105,7 @@ class Ledger:
             self.router.config.models, self.router.catalogue.fleet().ready_names
         )
         job = Job(
-            turn, parsed, kind, knobs, identity, chain, None,
+            turn, ask, content, kind, knobs, identity, chain, None,
             Choice("small" if side else chain.current or "frontier"), up, configured, side,
         )  # fmt: skip
         self.history.came(kind)
@@ -132,7 +132,7 @@ class Ledger:
         knobs, standing = job.knobs, self.history.standing(job.kind)
         output = standing.output_tokens if standing.measured else knobs.output_tokens
         turns = 1.0 if job.side else knobs.remaining_turns
-        quotes = {t: self.router.quote(job.parsed.content, name) for t, name in up.items()}
+        quotes = {t: self.router.quote(job.content, name) for t, name in up.items()}
         prompt = max([job.chain.prompt_tokens, *(q.prompt_tokens for q in quotes.values())])
         models = self.router.config.models
         candidates = {
@@ -195,9 +195,8 @@ class Ledger:
         if change:
             self.metrics.changed(change, why)
         model = job.model(tier)
-        parsed = Parsed(msgspec.structs.replace(job.parsed.ask, model=model), job.parsed.content)
-        body = rewrites.alias(job.turn.body, model)
-        return msgspec.structs.replace(job.turn, body=body, parsed=parsed, tier=note, on_end=on_end)
+        parsed = Parsed(job.ask, job.identity, model)
+        return msgspec.structs.replace(job.turn, parsed=parsed, tier=note, on_end=on_end)
 
     def change(self, job: Job, tier: Tier) -> str:
         """`small->frontier` where this moves the session's main chain; empty where it does not."""
@@ -249,7 +248,6 @@ class Ledger:
             kind, before = chain.answered
             self._learn(kind, before, good=False)
         chain.asked, chain.answered = job.digest, (job.kind, tier)
-        self._sessions.remember(job.identity, first=chain.turns == 0)
         if not job.side:
             chain.turns += 1
             if home is not None and not self.detour(job):
@@ -298,7 +296,7 @@ def _checkable(job: Job) -> bool:
     knobs = job.knobs
     if not knobs.escalate or job.turn.path not in (CHAT, MESSAGES):
         return False
-    if not (job.has_tools or not job.parsed.ask.stream or knobs.hold_text):
+    if not (job.has_tools or not job.ask.stream or knobs.hold_text):
         return False
     wish = job.wish  # last: it reads the whole body
     return wish is not None and wish.choices == 1

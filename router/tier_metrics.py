@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter
 
+from router.tallies import Counts
 from serving.table import Tier
 
 
@@ -11,13 +12,10 @@ class TierMetrics:
     """Counters in the front door's registry. All labels are from short, fixed lists."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._known: dict[tuple[str, ...], Counter] = {}
-        """Children of the two that every turn counts in: `labels()` takes a lock each time."""
-        self._decisions = Counter(
+        self._decisions = Counts(
             "warmloop_tier_decisions",
             "Turns of model auto by turn type, tier, and why where it is not the type alone",
             ("type", "tier", "why"),
-            registry=registry,
         )
         self._escalations = Counter(
             "warmloop_tier_escalations",
@@ -31,11 +29,10 @@ class TierMetrics:
             ("change", "why"),
             registry=registry,
         )
-        self._usd = Counter(
+        self._usd = Counts(
             "warmloop_tier_usd",
             "US dollars by model and tier, of turns of model auto, unused answers included",
             ("model", "tier"),
-            registry=registry,
         )
         self._outcomes = Counter(
             "warmloop_tier_outcomes",
@@ -43,9 +40,11 @@ class TierMetrics:
             ("tier", "success"),
             registry=registry,
         )
+        registry.register(self._decisions)
+        registry.register(self._usd)
 
     def decided(self, turn_type: str, tier: Tier, why: str) -> None:
-        self._child(self._decisions, turn_type, tier, why).inc()
+        self._decisions.add((turn_type, tier, why))
 
     def escalated(self, cause: str) -> None:
         self._escalations.labels(cause).inc()
@@ -54,13 +53,7 @@ class TierMetrics:
         self._changes.labels(change, why).inc()
 
     def spent(self, model: str, tier: Tier, usd: float) -> None:
-        self._child(self._usd, model, tier).inc(usd)
-
-    def _child(self, counter: Counter, *labels: str) -> Counter:
-        child = self._known.get(labels)  # the two have different numbers of labels
-        if child is None:
-            child = self._known[labels] = counter.labels(*labels)
-        return child
+        self._usd.add((model, tier), usd)
 
     def reported(self, tier: Tier, *, success: bool) -> None:
         self._outcomes.labels(tier, str(success).lower()).inc()

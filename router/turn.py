@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
-from router.content import Parsed
 from router.logs import TurnRecord
 from router.tenants import OPEN, Tenant
 from serving.router_config import TurnType
+
+if TYPE_CHECKING:
+    from router.identity import Identity
+    from serving.protocol import AnyAsk
 
 Urgency = Literal["interactive", "batch"]
 
@@ -36,6 +39,15 @@ class TierNote(msgspec.Struct, frozen=True):
     """What the change was expected to gain."""
     spent_usd: float = 0.0
     """What tries have cost whose answers are not used."""
+
+
+class Parsed(msgspec.Struct, frozen=True):
+    """What somebody above the router has read in a turn's body, and concluded from it."""
+
+    ask: AnyAsk
+    identity: Identity
+    model: str
+    """The one that is to answer, in place of the one that is asked for."""
 
 
 class TurnRequest(msgspec.Struct, frozen=True):
@@ -62,7 +74,7 @@ class TurnRequest(msgspec.Struct, frozen=True):
     tier: TierNote | None = None
     """Set by who chose the model; None where the client named it."""
     parsed: Parsed | None = None
-    """The body as it is, where somebody above the router has read it."""
+    """Where somebody above the router has read the body."""
     on_end: Callable[[TurnRecord], None] | None = None
     """Hears what became of the turn, when its engine is free again."""
     inner: bool = False

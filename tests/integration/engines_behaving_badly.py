@@ -156,6 +156,7 @@ async def front_door(
     turns: Turns | None = None,
     extra_routes: tuple[APIRouter, ...] = (),
     served_name: str = "big",
+    keep_alive_s: int = round(PATIENCE_S),
     **sections: Any,
 ) -> AsyncIterator[Front]:
     """Starts the engines and a real uvicorn before them; `sections` are of the configuration."""
@@ -178,7 +179,7 @@ async def front_door(
         server = serve.server(
             api.build(router, turns=turns, extra_routes=extra_routes),
             front.front,
-            timeout_keep_alive=round(PATIENCE_S),
+            timeout_keep_alive=keep_alive_s,
         )
         serving = asyncio.create_task(server.serve())
         await until(lambda: server.started)

@@ -194,6 +194,19 @@ async def test_a_route_is_found_however_its_path_is_written(target: str) -> None
         assert (await client.answer())[2] == {"said": "there"}
 
 
+async def test_an_idle_connection_is_closed_after_a_while_and_a_busy_one_is_not() -> None:
+    async def thinks(exchange: Exchange) -> None:
+        if b"slowly" in exchange.body:  # for longer than a connection may idle
+            await asyncio.sleep(1.2)
+        await echoes(exchange)
+
+    async with front_door(LocalEngine(thinks), keep_alive_s=1) as front, raw(front) as client:
+        for words in ("at once", "slowly", "at once"):
+            client.write(post(words))
+            assert (await client.answer())[2] == {"said": words}
+        assert await client.rest() == b""
+
+
 async def test_what_waited_behind_a_client_that_left_is_never_asked() -> None:
     local = LocalEngine(hangs)
     async with front_door(local) as front:
