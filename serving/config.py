@@ -7,6 +7,7 @@
     ├── tools      what tools' schemas may ask for                        (router)
     ├── tenants    name → weight, limits, models; admission: keys, waits  (router)
     ├── agents     name → instructions, tools, examples, limits           (orchestrator)
+    ├── mcp        name → MCP servers, whose tools agents can have        (orchestrator)
     └── journal    where conversations are kept                           (orchestrator)
 
 An agent may be given as the path of a file of its own (`desk: ../examples/desk/agent.yaml`).
@@ -23,6 +24,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from serving.mcp_config import McpConfig, mcp_server
 from serving.router_config import RouterConfig, TierKnobs, ToolsConfig
 from serving.sections import Frozen, Name, nearest
 from serving.table import Tier
@@ -407,7 +409,8 @@ class AgentConfig(Frozen):
     """Of `model: auto`: what differs from the stack's `router.tiers`."""
     instructions: str = ""
     tools: tuple[str, ...] = ()
-    """`module:function`; modules are looked up in `tool_path`, then on sys.path."""
+    """`module:function`; modules are looked up in `tool_path`, then on sys.path. `mcp:SERVER` are
+    all tools of an MCP server, `mcp:SERVER/TOOL` is one of them."""
     tool_path: Path | None = None
     examples: tuple[Mapping[str, Any], ...] = ()
     """Worked examples as chat messages at the head of every conversation."""
@@ -440,6 +443,7 @@ class StackConfig(Frozen):
     """Without any, everybody may use everything, and no request needs a key."""
     admission: AdmissionConfig = AdmissionConfig()
     agents: Mapping[Name, AgentConfig] = Field(default_factory=dict)
+    mcp: McpConfig = McpConfig()
     journal: JournalConfig = JournalConfig()
 
     @model_validator(mode="after")
@@ -462,6 +466,18 @@ class StackConfig(Frozen):
                     f"agents.{name}.tier: goes with model: auto, not with model: {agent.model}; "
                     "remove one of the two"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _agents_know_servers(self) -> StackConfig:
+        for name, agent in self.agents.items():
+            for tool in agent.tools:
+                server = mcp_server(tool)
+                if server is not None and server not in self.mcp.servers:
+                    raise ValueError(
+                        f"agents.{name}.tools: {tool!r}: there is no mcp.servers.{server}; "
+                        + (nearest(server, [*self.mcp.servers]) if self.mcp.servers else "add it")
+                    )
         return self
 
     @model_validator(mode="after")

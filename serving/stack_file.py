@@ -114,6 +114,10 @@ def _anchor_paths(raw: dict[str, Any], base: Path) -> None:
     agents = raw.get("agents")
     for agent in agents.values() if isinstance(agents, dict) else ():
         anchor(agent, "tool_path")
+    mcp = raw.get("mcp")
+    servers = mcp.get("servers") if isinstance(mcp, dict) else None
+    for server in servers.values() if isinstance(servers, dict) else ():
+        anchor(server, "cwd")
     anchor(raw.get("journal"), "path")
     anchor(raw.get("admission"), "keys")
 

@@ -17,11 +17,12 @@ leave their session (setsid) and their parent (double fork). So:
   the command itself dies (PR_SET_PDEATHSIG), only its descendants may not.
 
 The command's output goes to a log file of bounded size: at the cap it becomes `NAME.1`, and a new
-one begins. Exit status: the command's own, 128 + N when signal N ended it, 127 when it could not
-be started.
+one begins. A command that is spoken to (`spawn(..., spoken=True)`) has its owner at the other end
+of stdin and stdout, and only its stderr is logged. Exit status: the command's own, 128 + N when
+signal N ended it, 127 when it could not be started.
 
 Only the standard library, so that it starts in some 20 ms:
-    python -m serving.engines.guardian --fd N [--grace S] [--log FILE] -- COMMAND...
+    python -m serving.engines.guardian --fd N [--grace S] [--log FILE] [--spoken] -- COMMAND...
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ class Guarded:
     """
 
     def __init__(self, process: subprocess.Popen[bytes], pipe: int, grace_s: float) -> None:
+        self.stdin = process.stdin
+        """Of a command that is spoken to; whoever uses these two closes them."""
+        self.stdout = process.stdout
         self._process = process
         self._pipe = pipe
         self._grace_s = grace_s
@@ -93,19 +97,29 @@ class Guarded:
 
 
 def spawn(
-    argv: Sequence[str], env: Mapping[str, str] | None, log: Path, grace_s: float = GRACE_S
+    argv: Sequence[str],
+    env: Mapping[str, str] | None,
+    log: Path,
+    grace_s: float = GRACE_S,
+    *,
+    cwd: Path | None = None,
+    spoken: bool = False,
 ) -> Guarded:
-    """Start `argv` under a guardian of its own. `env` None means ours; `log` gets its output."""
+    """Start `argv` under a guardian of its own. `env` None means ours; `log` gets its output, or
+    only its stderr when it is `spoken` to."""
     log.parent.mkdir(parents=True, exist_ok=True)
     read, write = os.pipe()
     # By path, isolated and without site: the guardian needs nothing but the standard library, and
     # must not run what the command's PYTHON* variables or the working folder would bring in.
     line = [sys.executable, "-I", "-S", __file__, "--fd", str(read), "--grace", str(grace_s)]
+    line += ["--spoken"] if spoken else []
     try:
         process = subprocess.Popen(
             [*line, "--log", str(log), "--", *argv],
             env=env,
-            stdin=subprocess.DEVNULL,
+            cwd=cwd,
+            stdin=subprocess.PIPE if spoken else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if spoken else None,
             pass_fds=[read],
             start_new_session=True,  # a Ctrl-C in the terminal is the owner's to handle
         )
@@ -267,7 +281,18 @@ def _catch_signals() -> int:
     return read
 
 
-def _keep(argv: Sequence[str], owner_fd: int, grace_s: float, log: BoundedLog | None) -> int:
+def _let_go_of_stdio() -> None:
+    """Point our own stdin and stdout nowhere: only the command may hold the ends of those pipes,
+    so that its owner sees them close when it ends."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    os.close(nothing)
+
+
+def _keep(
+    argv: Sequence[str], owner_fd: int, grace_s: float, log: BoundedLog | None, *, spoken: bool
+) -> int:
     """The keeper's life: start the command, copy its output, end with its status."""
     wakeup = _catch_signals()
     keeper = os.getpid()
@@ -281,9 +306,9 @@ def _keep(argv: Sequence[str], owner_fd: int, grace_s: float, log: BoundedLog | 
     try:
         command = subprocess.Popen(
             argv,
-            stdin=subprocess.DEVNULL,
-            stdout=output_write,
-            stderr=subprocess.STDOUT,
+            stdin=None if spoken else subprocess.DEVNULL,
+            stdout=None if spoken else output_write,
+            stderr=output_write if spoken else subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=in_child,  # noqa: PLW1509 there is one thread here
         )
@@ -292,6 +317,8 @@ def _keep(argv: Sequence[str], owner_fd: int, grace_s: float, log: BoundedLog | 
             log.write(f"guardian: cannot start {argv[0]}: {error.strerror}\n".encode())
         return 127
     os.close(output_write)
+    if spoken:
+        _let_go_of_stdio()
     guard = Guard(command.pid, owner_fd, wakeup)
     guard.pump(output, log)
     status = guard.run(grace_s)
@@ -305,6 +332,7 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--grace", type=float, default=GRACE_S, help="seconds before SIGKILL")
     parser.add_argument("--log", type=Path, help="where the command's output goes")
     parser.add_argument("--log-bytes", type=int, default=LOG_BYTES, help="size cap of a log file")
+    parser.add_argument("--spoken", action="store_true", help="the owner has stdin and stdout")
     parser.add_argument("command", nargs="+")
     given = parser.parse_args(args)
     log = BoundedLog(given.log, given.log_bytes) if given.log else None
@@ -317,8 +345,10 @@ def main(args: Sequence[str]) -> int:
         os.close(witness_pipe)
         os.close(given.fd)
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
-        os._exit(_keep(given.command, keeper_fd, given.grace, log))
+        os._exit(_keep(given.command, keeper_fd, given.grace, log, spoken=given.spoken))
     os.close(keeper_fd)
+    if given.spoken:
+        _let_go_of_stdio()
     guard = Guard(keeper, given.fd, _catch_signals())
     # The keeper has its whole grace period before it is killed itself.
     return guard.run(given.grace + 2, child_asks_the_rest=True)

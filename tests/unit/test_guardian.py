@@ -223,3 +223,38 @@ def test_the_guardian_starts_fast_and_needs_only_the_standard_library() -> None:
     loaded = "import sys, serving.engines.guardian as g; print(*sys.modules)"
     done = subprocess.run(python(loaded), capture_output=True, text=True, check=True)
     assert not {"aiohttp", "pydantic", "yaml", "asyncio"} & set(done.stdout.split())
+
+
+ECHO = """
+import os, sys
+for line in sys.stdin:
+    print("heard", line.strip(), flush=True)
+    print("noted", file=sys.stderr, flush=True)
+"""
+
+
+def test_a_command_that_is_spoken_to_answers_its_owner_and_only_its_stderr_is_logged(
+    folder: Path,
+) -> None:
+    tree = guardian.spawn(python(ECHO), None, folder / "log", cwd=folder, spoken=True)
+    assert tree.stdin is not None
+    assert tree.stdout is not None
+    with tree.stdin, tree.stdout:
+        tree.stdin.write(b"hello\n")
+        tree.stdin.flush()
+        assert tree.stdout.readline() == b"heard hello\n"
+        tree.stdin.close()
+        assert tree.wait(10) == 0
+        assert tree.stdout.read() == b""
+    assert (folder / "log").read_text() == "noted\n"
+
+
+def test_the_owner_sees_the_end_of_a_spoken_command_at_once(folder: Path) -> None:
+    # Its child lives on through the grace period; the pipes do not wait for that.
+    code = "import os, time; os.fork() or (os.close(1), time.sleep(600)); os.kill(os.getpid(), 9)"
+    tree = guardian.spawn(python(code), None, folder / "log", grace_s=0.3, spoken=True)
+    assert tree.stdin is not None
+    assert tree.stdout is not None
+    with tree.stdin, tree.stdout:
+        assert tree.stdout.read() == b""
+        assert tree.wait(10) == 128 + signal.SIGKILL

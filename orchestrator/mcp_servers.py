@@ -1,0 +1,106 @@
+"""All MCP servers of a stack, from its configuration to connections that are kept.
+
+What needs the `mcp` package is imported with the first connection: it takes a second, which a front
+door without servers, and the command line, shall not pay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.mcp_listing import ListingFile
+from orchestrator.mcp_server import McpServer, Opener
+from serving.errors import ConfigError
+from serving.mcp_config import McpConfig, McpServerConfig, substitute
+
+if TYPE_CHECKING:
+    from orchestrator.mcp_link import Link
+
+
+class McpServers:
+    """The servers by name; they live between `start` and `stop`."""
+
+    def __init__(
+        self, config: McpConfig, folder: Path, environment: Mapping[str, str] = os.environ
+    ) -> None:
+        """`folder` is the stack's. Raises ConfigError for a variable that is not set."""
+        self.first_list_wait_s = config.first_list_wait_s
+        for name, server in config.servers.items():
+            for variable in sorted(server.variables):
+                if variable not in environment:
+                    raise ConfigError(
+                        f"mcp.servers.{name}: ${variable} is not set; export it where the stack "
+                        "is started"
+                    )
+        self._servers = {
+            name: McpServer(
+                name,
+                server,
+                opener(name, server, folder, environment),
+                ListingFile(folder / "mcp" / "lists" / f"{name}.json"),
+            )
+            for name, server in config.servers.items()
+        }
+
+    def start(self) -> None:
+        """Begin to connect to all of them, and return at once."""
+        for server in self._servers.values():
+            server.start()
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(server.stop() for server in self._servers.values()))
+
+    def __getitem__(self, name: str) -> McpServer:
+        return self._servers[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._servers
+
+    def names(self) -> list[str]:
+        return list(self._servers)
+
+
+def opener(
+    name: str, config: McpServerConfig, folder: Path, environment: Mapping[str, str]
+) -> Opener:
+    """How to connect to that server once."""
+
+    @asynccontextmanager
+    async def open_once(changed: Callable[[], None]) -> AsyncIterator[Link]:
+        await asyncio.to_thread(_import_package)
+        from orchestrator.mcp_http import http_transport
+        from orchestrator.mcp_link import open_link
+        from orchestrator.mcp_stdio import Command, stdio_transport
+
+        if config.url is None:
+            env = {key: substitute(value, environment) for key, value in config.env.items()}
+            log = folder / "logs" / f"mcp-{name}.log"
+            transport = stdio_transport(
+                Command(config.command, env, config.cwd, log, config.max_message_bytes)
+            )
+        else:
+            transport = http_transport(
+                config.url,
+                {key: substitute(value, environment) for key, value in config.headers.items()},
+                None,
+                connect_timeout_s=config.connect_timeout_s,
+                max_message_bytes=config.max_message_bytes,
+            )
+        async with open_link(
+            transport,
+            timeout_s=config.connect_timeout_s,
+            protocol=config.protocol,
+            changed=changed,
+        ) as link:
+            yield link
+
+    return open_once
+
+
+def _import_package() -> None:
+    import mcp.client  # noqa: F401
