@@ -43,16 +43,18 @@ from orchestrator.events import (
     ResponseAccepted,
     ToolResult,
 )
+from orchestrator.function_tools import from_function
 from orchestrator.journal_sqlite import SqliteJournal
 from orchestrator.model import ModelTurn
 from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
-from orchestrator.tools import Ready, from_function, tool
+from orchestrator.tools import Ready, ToolContext, tool
 from orchestrator.worker import Worker
 from serving.config import AgentConfig, AgentLimits
 
 HISTORY_TURNS = 15
 STEPS = 15
 """Of each conversation, on top of its history."""
+LIMITS = AgentLimits()
 BAR_MS = 0.30
 AIM_MS = 0.10
 
@@ -203,7 +205,7 @@ async def bare(shape: Shape, folder: Path, tick: Callable[[int], None]) -> float
             for call in wanted:
                 ready = agent.tools.prepare(call)
                 assert isinstance(ready, Ready)
-                ran = await agent.tools.run(ready, "", timeout_s=30, result_bytes=16_384)
+                ran = await agent.tools.run(ready, ToolContext(""), LIMITS)
                 result: AnyEvent = ToolResult(step, call.call_id, 0.0, ran.output)
                 history.append(result)
         tick(max(1, shape.steps))

@@ -18,7 +18,8 @@ import msgspec
 
 from orchestrator.prompt import Message, Prompt, canonical, tool_message
 from orchestrator.tool_loader import load
-from orchestrator.tools import Tool, Toolbox
+from orchestrator.toolbox import Toolbox
+from orchestrator.tools import Tool
 from router.access import visible
 from router.tenants import OPEN, Tenant
 from serving import reply

@@ -9,6 +9,7 @@ A response (one user request to an agent) reads in the log as
     ResponseAccepted
       ModelIntent  ModelRouted  OutputDelta*  ModelResult     one turn = one `step`
       ToolIntent*  ToolResult*                                the calls of that turn
+        ToolFailed  TimerSet  ApprovalRequested               what may come between the two
       ModelIntent  ...
     ResponseFinished
 
@@ -148,6 +149,18 @@ class ModelFailed(Event, frozen=True, tag="model_failed", omit_defaults=True):
     wasted_tokens: int = 0
 
 
+class CallReady(Event, frozen=True, tag="call_ready", omit_defaults=True):
+    """A call is whole while its turn is still being written, and is about to run.
+
+    From here on the attempt stands: if it ends without an answer, the calls that are ready are
+    the turn's result.
+    """
+
+    step: int
+    attempt: int
+    call: Call
+
+
 class ToolIntent(Event, frozen=True, tag="tool_intent", omit_defaults=True):
     """A call is about to run. `key` = conversation:step:call is the idempotency key.
 
@@ -160,6 +173,77 @@ class ToolIntent(Event, frozen=True, tag="tool_intent", omit_defaults=True):
     key: str
     at: float
     attempt: int = 1
+    version: str = ""
+    """Of the tool, as its author numbers it."""
+    traceparent: str = ""
+    """W3C trace context that the tool was given."""
+
+
+class ToolFailed(Event, frozen=True, tag="tool_failed", omit_defaults=True):
+    """An attempt failed for a reason that may pass, and nothing happened: the call runs again with
+    its key, at `retry_at` (Unix seconds) or later, whichever process is there then."""
+
+    step: int
+    call_id: str
+    at: float
+    attempt: int
+    error: str
+    """As the model would read it."""
+    code: str = ""
+    retry_at: float = 0.0
+
+
+class TimerSet(Event, frozen=True, tag="timer_set", omit_defaults=True):
+    """A call's answer is known, and the model hears of it at `until` (Unix seconds)."""
+
+    step: int
+    call_id: str
+    at: float
+    until: float
+    output: str = ""
+
+
+class ToolProgress(Event, frozen=True, tag="tool_progress", omit_defaults=True):
+    """What a tool shows to whoever watches while it runs; the model does not see it."""
+
+    step: int
+    call_id: str
+    at: float
+    value: str
+
+
+class ApprovalRequested(Event, frozen=True, tag="approval_requested", omit_defaults=True):
+    """A call waits for a person: because its tool asks for that (`required`), or because the
+    process died inside it and nobody can tell what it did (`outcome_unknown`)."""
+
+    step: int
+    call_id: str
+    approval_id: str
+    at: float
+    reason: Literal["required", "outcome_unknown"] = "required"
+    name: str = ""
+    arguments: str = ""
+
+
+class ApprovalDecided(Event, frozen=True, tag="approval_decided", omit_defaults=True):
+    """A person's word on a call, stored together with the ResponseAccepted that brought it.
+
+    `approve` of a call in doubt means: run it again.
+    """
+
+    approval_id: str
+    call_id: str
+    at: float
+    approve: bool
+    reason: str = ""
+
+
+class ResultKept(Event, frozen=True, tag="result_kept", omit_defaults=True):
+    """A result that was too long to be shown, whole. Its handle is the call's id."""
+
+    step: int
+    call_id: str
+    text: str
 
 
 class ToolResult(Event, frozen=True, tag="tool_result", omit_defaults=True):
@@ -171,6 +255,13 @@ class ToolResult(Event, frozen=True, tag="tool_result", omit_defaults=True):
     output: str
     outcome: Literal["ok", "error", "timeout", "refused", "outcome_unknown"] = "ok"
     seconds: float = 0.0
+    code: str = ""
+    """Of a failure: what kind."""
+    cost_usd: float = 0.0
+    quota: dict[str, float] = {}
+    """What the tool says is left of an allowance."""
+    partial: bool = False
+    """Some parts of the work failed; the output says which."""
 
 
 class LimitReached(Event, frozen=True, tag="limit_reached", omit_defaults=True):
@@ -217,7 +308,14 @@ AnyEvent = (
     | OutputDelta
     | ModelResult
     | ModelFailed
+    | CallReady
     | ToolIntent
+    | ToolFailed
+    | TimerSet
+    | ToolProgress
+    | ApprovalRequested
+    | ApprovalDecided
+    | ResultKept
     | ToolResult
     | LimitReached
     | CancelRequested

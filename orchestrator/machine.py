@@ -8,23 +8,26 @@ this loop follows from that one rule:
 
     model intent, no result     ask again: a new attempt that supersedes the old one
     tool intent, no result      pure, idempotent: run again with the same key
-                                anything else: its outcome is unknown, and stays so
+                                queryable: ask what it did; unsafe: ask a person
     some calls have results     only the others run
     all have results            the next turn, from the same history: the same prompt bytes
 
-The values are in `state.py`, what concerns model turns in `turn_rules.py`.
+The values are in `state.py`, what concerns model turns in `turn_rules.py`, calls in
+`call_rules.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from orchestrator import budgets, turn_rules
+from orchestrator import budgets, call_rules, turn_rules
 from orchestrator.budgets import Spent
 from orchestrator.events import (
     AnyEvent,
-    Call,
+    ApprovalDecided,
+    ApprovalRequested,
+    CallReady,
     CancelRequested,
     ConversationStarted,
     HistoryImported,
@@ -37,11 +40,13 @@ from orchestrator.events import (
     Purged,
     ResponseAccepted,
     ResponseFinished,
+    TimerSet,
+    ToolFailed,
     ToolIntent,
     ToolResult,
 )
 from orchestrator.journal import Recorded
-from orchestrator.state import IDLE, Finish, Run, RunTools, State, Step, ToolKind
+from orchestrator.state import IDLE, Finish, Run, State, Step, ToolKind
 from serving.config import AgentLimits
 
 
@@ -76,42 +81,20 @@ def _imported(state: State, event: HistoryImported) -> None:
 
 def _accepted(state: State, event: ResponseAccepted) -> None:
     state.history.append(event)
+    if not call_rules.only_decisions(event):
+        # New input answers what the client was to run: intake sees to it.
+        clients = [each for each, open_call in state.waiting.items() if not open_call.approval]
+        for call_id in clients:
+            del state.waiting[call_id]
     client_tools = frozenset(tool.get("name", "") for tool in event.request.get("tools") or ())
     state.run = Run(event.response_id, event.request, Spent(since=event.at), client_tools)
     state.last_response_id = event.response_id
     state.last_status = "in_progress"
 
 
-def _tool_intent(state: State, event: ToolIntent) -> None:
-    run = state.run
-    if run and (open_call := run.calls.get(event.call_id)):
-        if open_call.attempts == 0:
-            run.spent.tool_calls += 1
-        open_call.attempts = event.attempt
-
-
-def _tool_result(state: State, event: ToolResult) -> None:
-    run = state.run
-    if run is None or (open_call := run.calls.get(event.call_id)) is None or open_call.result:
-        return
-    open_call.result = event
-    run.unresolved -= 1
-    if run.unresolved == 0:
-        _show_results(state, run)
-        run.phase = "ready"
-
-
-def _show_results(state: State, run: Run, *, left_to_client: bool = False) -> None:
-    # In the order of the calls, not of arrival: the prompt must not depend on who was faster.
-    for open_call in run.calls.values():
-        result = open_call.result
-        if result is None:
-            if left_to_client and open_call.call.name in run.client_tools:
-                continue  # its output comes with the next request
-            said = "not run: the response ended"
-            result = ToolResult(state.step, open_call.call.call_id, 0.0, said, "refused")
-        state.history.append(result)
-    run.calls = {}
+def _model_result(state: State, event: ModelResult) -> None:
+    turn_rules.result(state, event)
+    call_rules.settle(state)  # its calls may all have run meanwhile
 
 
 def _limit(state: State, event: LimitReached) -> None:
@@ -129,7 +112,7 @@ def _finished(state: State, event: ResponseFinished) -> None:
     if run and run.response_id == event.response_id:
         if run.calls:
             # Every call that the model made needs an answer in later prompts.
-            _show_results(state, run, left_to_client=event.status == "completed")
+            call_rules.show_results(state, run, keep_open=event.status == "completed")
         state.run = None
         state.last_status = event.status
 
@@ -147,9 +130,14 @@ _HANDLERS: Mapping[type, Any] = {
     ModelRouted: lambda state, event: None,
     OutputDelta: turn_rules.delta,
     ModelFailed: turn_rules.failed,
-    ModelResult: turn_rules.result,
-    ToolIntent: _tool_intent,
-    ToolResult: _tool_result,
+    ModelResult: _model_result,
+    CallReady: call_rules.ready,
+    ToolIntent: call_rules.intent,
+    ToolFailed: call_rules.failed,
+    TimerSet: call_rules.timer,
+    ApprovalRequested: call_rules.requested,
+    ApprovalDecided: call_rules.decided,
+    ToolResult: call_rules.result,
     LimitReached: _limit,
     CancelRequested: _cancel,
     ResponseFinished: _finished,
@@ -157,8 +145,19 @@ _HANDLERS: Mapping[type, Any] = {
 }
 
 
-def next_step(state: State, limits: AgentLimits, kinds: Mapping[str, ToolKind], now: float) -> Step:
-    """What to do, given that nothing is in flight. `kinds` tells what may run a second time."""
+def next_step(  # noqa: PLR0911 - a table: the first line that fits
+    state: State,
+    limits: AgentLimits,
+    kinds: Mapping[str, ToolKind],
+    now: float,
+    *,
+    need_approval: Collection[str] = (),
+    running: Collection[str] = (),
+) -> Step:
+    """What to do, given that nothing is in flight but the calls `running`.
+
+    `kinds` tells what may run a second time, `need_approval` what a person must allow.
+    """
     run = state.run
     if run is None:
         return IDLE
@@ -170,28 +169,7 @@ def next_step(state: State, limits: AgentLimits, kinds: Mapping[str, ToolKind], 
     if reached is not None:
         return turn_rules.over(reached)
     if run.phase == "tools":
-        return _tools(state, run, limits, kinds, now)
+        return call_rules.next_calls(state, run, limits, kinds, now, need_approval, running)
+    if run.phase == "ready" and state.waiting:
+        return Finish("completed")  # other calls of that turn still wait for their word
     return turn_rules.next_turn(state, run, limits, now)
-
-
-def _tools(
-    state: State, run: Run, limits: AgentLimits, kinds: Mapping[str, ToolKind], now: float
-) -> Step:
-    calls: list[tuple[Call, int]] = []
-    unknown: list[Call] = []
-    fresh = 0
-    for open_call in run.calls.values():
-        if open_call.result is not None or open_call.call.name in run.client_tools:
-            continue
-        if open_call.attempts == 0:
-            fresh += 1
-            calls.append((open_call.call, 1))
-        elif kinds.get(open_call.call.name) in ("pure", "idempotent"):
-            calls.append((open_call.call, open_call.attempts + 1))
-        else:
-            unknown.append(open_call.call)
-    if fresh and (reached := budgets.before_tools(run.spent, fresh, limits, now)):
-        return turn_rules.over(reached)
-    if not calls and not unknown:
-        return Finish("completed")  # what is open now is for the client to run
-    return RunTools(state.step, calls, unknown)

@@ -36,6 +36,8 @@ Message = dict[str, Any]
 _canonical = msgspec.json.Encoder(order="sorted")
 ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 PARTS = ("input_text", "output_text", "text")
+LEFT_OUT = ("reasoning", "mcp_approval_request", "mcp_approval_response")
+"""Items that a model does not see: no engine here takes them back."""
 NOT_RUN = "not run: the reply ended the response"
 
 
@@ -201,7 +203,7 @@ def messages_of(items: Sequence[Item], *, reply_tool: bool) -> list[Message]:
         elif kind == "function_call_output":
             output = _text(item.get("output"), f"{where}.output")
             messages.append(tool_message(_string(item, "call_id", where), output))
-        elif kind != "reasoning":  # accepted and left out: no engine here takes it back
+        elif kind not in LEFT_OUT:
             raise BadRequest(
                 f"{where}.type: {kind!r} is not supported; "
                 "use message, function_call or function_call_output",

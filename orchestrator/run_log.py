@@ -16,10 +16,13 @@ import logging
 from collections.abc import Callable
 
 from orchestrator.clock import Clock, sleep
-from orchestrator.events import AnyEvent
+from orchestrator.events import AnyEvent, ModelRouted, OutputDelta, ToolProgress
 from orchestrator.journal import Fenced, Journal, JournalFull, Lease
 from orchestrator.machine import fold
 from orchestrator.state import State
+
+SOFT = (OutputDelta, ModelRouted, ToolProgress)
+"""Events that nothing depends on: a batch of these alone needs no fsync."""
 
 log = logging.getLogger("warmloop.worker")
 
@@ -77,7 +80,8 @@ class RunLog:
                     delay_s = min(5.0, delay_s * 2)
 
     async def store_soon(self, more: Callable[[], list[AnyEvent] | None]) -> None:
-        """Emit `more()` and store it in its order, durable with the next flush; None: nothing."""
+        """Emit `more()` and store it in its order; None: nothing. No fsync for what is only to be
+        seen."""
         async with self._lock:
             events = more()
             if events is None:
@@ -86,8 +90,10 @@ class RunLog:
                 self.emit(event)
             if not self._pending:
                 return
+            # Whoever flushes next finds nothing left: what must be durable must be so by now.
+            durable = not all(isinstance(event, SOFT) for event in self._pending)
             try:
-                await self._append(durable=False)
+                await self._append(durable=durable)
             except Fenced:
                 self._on_fenced()
             except JournalFull as error:

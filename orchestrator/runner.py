@@ -20,7 +20,7 @@ from orchestrator.journal import Lease
 from orchestrator.machine import next_step
 from orchestrator.prompt import Prompt
 from orchestrator.run_log import RunLog
-from orchestrator.state import CallModel, Finish, Idle, RunTools, State, Wait
+from orchestrator.state import CallModel, CloseTurn, Finish, Idle, RunTools, State, Wait
 from orchestrator.tool_runner import ToolRunner
 from orchestrator.turn_runner import TurnRunner
 from serving.config import AgentLimits
@@ -86,12 +86,22 @@ class Runner:
         try:
             while not self._book.stopping:
                 now = self._clock.now()
-                step = next_step(self.state, self._limits, self.agent.tools.kinds, now)
+                tools = self.agent.tools
+                step = next_step(
+                    self.state,
+                    self._limits,
+                    tools.kinds,
+                    now,
+                    need_approval=tools.need_approval,
+                    running=self._tools.running,
+                )
                 match step:
                     case CallModel():
                         await self._turns.ask(step)
                     case RunTools():
                         await self._tools.run(step)
+                    case CloseTurn():
+                        self._turns.close_early(step)
                     case Finish():
                         await self._finish(step)
                     case Wait():
@@ -102,11 +112,14 @@ class Runner:
                         await self._effects.run(sleep(self._clock, step.until - now))
                     case Idle():
                         return
+            while self._tools.running and self._effects.allowed:
+                await self._tools.wait()
             await self._book.flush()
         finally:
             if deadline is not None:
                 deadline.cancel()
             self._turns.close()
+            await self._tools.end()
 
     async def _finish(self, step: Finish) -> None:
         run = self.state.run
@@ -114,6 +127,8 @@ class Runner:
             return
         if step.limit is not None and run.limit is None:
             self._book.emit(step.limit)
+        await self._tools.end()
+        self._tools.abandon()
         now = self._clock.now()
         self._book.emit(
             ResponseFinished(run.response_id, now, step.status, step.code, step.message)

@@ -20,6 +20,8 @@ from orchestrator.events import (
     ModelResult,
     ResponseAccepted,
     Status,
+    TimerSet,
+    ToolFailed,
     ToolResult,
 )
 from serving import reply
@@ -42,6 +44,16 @@ class OpenCall:
     call: Call
     attempts: int = 0
     result: ToolResult | None = None
+    failed: ToolFailed | None = None
+    """The newest attempt's failure, if it may be tried again."""
+    failures: int = 0
+    timer: TimerSet | None = None
+    approval: Literal["", "asked", "approved", "denied"] = ""
+    approval_id: str = ""
+    reason: str = ""
+    """Why a person was asked."""
+    said: str = ""
+    """What the person said."""
 
 
 @dataclass(slots=True)
@@ -68,6 +80,9 @@ class Run:
     cancel_requested: bool = False
     streamed_chars: int = 0
     """Output of the attempt in progress that is already in the log."""
+    streamed_text: list[str] = field(default_factory=list)
+    held: ResponseAccepted | None = None
+    """The request that brought decisions: shown to the model after the results of their calls."""
 
 
 @dataclass(slots=True)
@@ -82,6 +97,8 @@ class State:
     history: list[Shown] = field(default_factory=list)
     """Append-only, with the results of parallel calls in the order of the calls."""
     run: Run | None = None
+    waiting: dict[str, OpenCall] = field(default_factory=dict)
+    """Calls that stay open between responses: a person decides on them, or the client runs them."""
     last_response_id: str = ""
     last_status: Status | None = None
     purged: bool = False
@@ -106,12 +123,51 @@ class CallModel(msgspec.Struct, frozen=True, gc=False):
     supersedes: int = 0
 
 
-class RunTools(msgspec.Struct, frozen=True, gc=False):
-    """Run these calls (with the number of each's new attempt); close those as unknown."""
+class CloseTurn(msgspec.Struct, frozen=True, gc=False):
+    """The attempt died after calls of it had begun: they are the turn's result."""
 
     step: int
-    calls: list[tuple[Call, int]]
-    unknown: list[Call]
+    attempt: int
+
+
+class StartCall(msgspec.Struct, frozen=True, gc=False):
+    """Run a call; `attempt` counts from 1, and all attempts have the same key."""
+
+    call: Call
+    attempt: int = 1
+
+
+class LookUpCall(msgspec.Struct, frozen=True, gc=False):
+    """Ask the tool what the call did; `attempt` is the next one's number, if it did nothing."""
+
+    call: Call
+    attempt: int
+
+
+class AskPerson(msgspec.Struct, frozen=True, gc=False):
+    """Ask whether a call may run (again)."""
+
+    call: Call
+    reason: Literal["required", "outcome_unknown"]
+
+
+class CloseCall(msgspec.Struct, frozen=True, gc=False):
+    """A call has its result without being run."""
+
+    call: Call
+    outcome: Literal["ok", "refused", "outcome_unknown"]
+    output: str
+
+
+Action = StartCall | LookUpCall | AskPerson | CloseCall
+
+
+class RunTools(msgspec.Struct, frozen=True, gc=False):
+    """Do this for the open calls, and look again at `due` (Unix seconds) if not before."""
+
+    step: int
+    actions: list[Action]
+    due: float | None = None
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
@@ -123,7 +179,7 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
     limit: LimitReached | None = None
 
 
-Step = Idle | Wait | CallModel | RunTools | Finish
+Step = Idle | Wait | CallModel | CloseTurn | RunTools | Finish
 IDLE = Idle()
 
 

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from orchestrator.tools import Tool, from_function
+from orchestrator.function_tools import from_function
+from orchestrator.tools import Tool
 from serving.errors import ConfigError
 from serving.sections import nearest
 

@@ -1,28 +1,64 @@
-"""Tool calls with their effects: intents, the calls side by side, each result as it comes.
+"""Calls with their effects: what `call_rules` decided is run, looked up, asked for or closed.
 
-    run(step) ─► ToolIntent*, flush ─► the tools ─► ToolResult*
+    run(step) ─► intents, flush ─► tools side by side ─► the first that ends: its event, emitted
 
-A call that is refused before it reaches a tool has a result and no intent. The last result is
-emitted only, and stored with whatever follows it.
+One turn of the loop each: whatever came is folded, and the rules are asked again, with the ids of
+the calls that still run. So a retry that is due does not wait for a slow neighbour. Results are
+stored as they come, the last one with what follows it.
+
+    ended well, or for good     ToolResult      (ResultKept before it, if it is too long to show)
+    failed, nothing happened    ToolFailed      to be tried again, with pauses, a bounded number
+                                                of times, in whichever process is there then
+    "later"                     TimerSet
+    in doubt, cannot be told    ApprovalRequested
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Coroutine, KeysView
+from typing import Any
 
+import msgspec
+
+from orchestrator import budgets
 from orchestrator.agents import Agent
+from orchestrator.clock import Timer, sleep
 from orchestrator.collaborators import Collaborators
 from orchestrator.effects import Effects
-from orchestrator.events import Call, ToolIntent, ToolResult
+from orchestrator.events import (
+    AnyEvent,
+    ApprovalRequested,
+    Call,
+    ResultKept,
+    TimerSet,
+    ToolFailed,
+    ToolIntent,
+    ToolProgress,
+    ToolResult,
+)
 from orchestrator.run_log import RunLog
-from orchestrator.state import RunTools
-from orchestrator.tools import Ran, Ready
+from orchestrator.state import Action, AskPerson, CloseCall, LookUpCall, Run, RunTools, StartCall
+from orchestrator.tool_errors import error_text
+from orchestrator.tool_host import RunHost
+from orchestrator.toolbox import Ran, as_text, clip, pause_s
+from orchestrator.tools import Ready, ToolContext
+from orchestrator.trace_context import child_of
 from serving.config import AgentLimits
 
-UNKNOWN = (
-    "error: the outcome of this call is unknown: the process ended while it ran. "
-    "It was not run again; check before you repeat it"
-)
+PROGRESS_BYTES = 4096
+PROGRESS_BATCH = 32
+"""Of one batch the newest so many are kept: a tool may yield faster than anyone reads."""
+
+
+class _Begun(msgspec.Struct, frozen=True, gc=False):
+    """A call that runs, or that is looked up."""
+
+    ready: Ready
+    context: ToolContext
+    at: float
+    is_lookup: bool = False
 
 
 class ToolRunner:
@@ -36,74 +72,233 @@ class ToolRunner:
         book: RunLog,
         effects: Effects,
     ) -> None:
+        self._shared = shared
+        self._clock = shared.clock
         self._agent = agent
         self._limits = limits
         self._book = book
         self._effects = effects
-        self._clock = shared.clock
+        self._host = RunHost(shared.journal, book)
+        self._running: dict[str, tuple[_Begun, asyncio.Task[Any]]] = {}
+        self._progress: deque[ToolProgress] = deque(maxlen=PROGRESS_BATCH)
+        self._progress_timer: Timer | None = None
+
+    @property
+    def running(self) -> KeysView[str]:
+        """Ids of the calls that this process is running."""
+        return self._running.keys()
 
     async def run(self, step: RunTools) -> None:
-        """Returns when every call has its result, or the effect was interrupted."""
+        """Begin what the step says, and take in what comes first of all that runs."""
+        run = self._book.state.run
+        if run is None:
+            return
         now = self._clock.now()
-        for call in step.unknown:
-            unknown = ToolResult(step.step, call.call_id, now, UNKNOWN, "outcome_unknown")
-            self._book.emit(unknown)
-        ready: list[Ready] = []
-        for call, attempt in step.calls:
-            prepared = self._agent.tools.prepare(call)
-            if isinstance(prepared, Ready):
-                self._book.emit(
-                    ToolIntent(step.step, call.call_id, self._key(step, call), now, attempt)
-                )
-                ready.append(prepared)
-            else:
-                refused = ToolResult(step.step, call.call_id, now, prepared.message, "refused")
-                self._book.emit(refused)
-        if not ready:
+        begun = [each for each in (self._begin(run, a, now) for a in step.actions) if each]
+        if not begun and not self._running:
             return
         await self._book.flush()
-        if len(ready) == 1:
-            ran = await self._effects.run(self._run_tool(step, ready[0]))
-            if ran is not None:
-                self._emit_result(step, ready[0].call, ran, now)
-        else:
-            await self._run_parallel(step, ready, now)
+        if len(begun) == 1 and not self._running and step.due is None:
+            # Most turns have one call: no need of a task for it.
+            value = await self._effects.run(self._work(begun[0]))
+            if value is not None:
+                self._ended(run, begun[0], value[0])
+            return
+        for each in begun:
+            task = asyncio.ensure_future(self._work(each))
+            self._running[each.ready.call.call_id] = each, task
+        await self.wait(step.due)
 
-    async def _run_parallel(self, step: RunTools, ready: list[Ready], began: float) -> None:
-        """All at once; each result is stored as it comes, the last one with what follows."""
-        tasks = {asyncio.ensure_future(self._run_tool(step, each)): each.call for each in ready}
-        waiting = set(tasks)
+    async def wait(self, due: float | None = None) -> None:
+        """Until one of the running calls has ended, or it is `due`."""
+        tasks = [task for _, task in self._running.values()]
+        if await self._effects.run(self._first(tasks, due)) is None:
+            return
+        if run := self._book.state.run:
+            for call_id, (begun, task) in list(self._running.items()):
+                if task.done():
+                    del self._running[call_id]
+                    self._ended(run, begun, task.result()[0])
+
+    async def _first(self, tasks: list[asyncio.Task[Any]], due: float | None) -> bool:
+        if due is None:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return True
+        alarm = asyncio.ensure_future(sleep(self._clock, due - self._clock.now()))
         try:
-            while waiting:
-                first = asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                came = await self._effects.run(first)
-                if came is None:
-                    return
-                done, waiting = came
-                for task, call in tasks.items():
-                    if task in done:
-                        self._emit_result(step, call, task.result(), began)
-                if waiting:
-                    await self._book.flush()
+            await asyncio.wait([*tasks, alarm], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+            alarm.cancel()
+        return True
 
-    async def _run_tool(self, step: RunTools, ready: Ready) -> Ran:
-        limits = self._limits
-        return await self._agent.tools.run(
-            ready,
-            self._key(step, ready.call),
-            timeout_s=limits.tool_timeout_s,
-            result_bytes=limits.tool_result_bytes,
+    async def end(self) -> None:
+        """Cut what still runs: the response has ended, or this process lets go of it."""
+        self._stop_progress()
+        tasks = [task for _, task in self._running.values()]
+        self._running.clear()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def abandon(self) -> None:
+        """The response ends: calls of it that began and gave no result let go of what they hold."""
+        run = self._book.state.run
+        for open_call in run.calls.values() if run else ():
+            found = self._agent.tools.get(open_call.call.name)
+            if run and found and found.abandon and open_call.attempts and not open_call.result:
+                context = self._context(run, open_call.call, open_call.attempts)
+                self._shared.spawn(found.abandon(context))
+
+    # -- one call --
+
+    def _begin(self, run: Run, action: Action, now: float) -> _Begun | None:
+        """The events of an action; what is to be run, if anything is."""
+        call, step = action.call, self._book.state.step
+        if isinstance(action, CloseCall):
+            self._book.emit(ToolResult(step, call.call_id, now, action.output, action.outcome))
+            return None
+        ready = self._agent.tools.prepare(call)
+        if isinstance(action, AskPerson) and (
+            isinstance(ready, Ready) or action.reason == "outcome_unknown"
+        ):
+            self._ask(run, call, action.reason, now)
+            return None
+        if not isinstance(ready, Ready):
+            self._book.emit(ToolResult(step, call.call_id, now, ready.message, "refused"))
+            return None
+        attempt = action.attempt if isinstance(action, StartCall | LookUpCall) else 1
+        context = self._context(run, call, attempt)
+        if isinstance(action, LookUpCall):
+            return _Begun(ready, context, now, True)
+        self._book.emit(self._intent(ready, context, now))
+        return _Begun(ready, context, now)
+
+    def _intent(self, ready: Ready, context: ToolContext, now: float) -> ToolIntent:
+        return ToolIntent(
+            self._book.state.step,
+            context.call_id,
+            context.key,
+            now,
+            context.attempt,
+            ready.tool.version,
+            context.traceparent,
         )
 
-    def _emit_result(self, step: RunTools, call: Call, ran: Ran, began: float) -> None:
+    def _context(self, run: Run, call: Call, attempt: int) -> ToolContext:
+        conversation = self._book.lease.conversation
+        key = f"{conversation}:{self._book.state.step}:{call.call_id}"
+        return ToolContext(
+            key=key,
+            call_id=call.call_id,
+            conversation=conversation,
+            response_id=run.response_id,
+            agent=self._agent.key,
+            tenant=self._book.state.tenant,
+            attempt=attempt,
+            traceparent=child_of(
+                run.request.get("traceparent", ""), run.response_id, f"{key}:{attempt}"
+            ),
+            deadline=budgets.deadline(run.spent, self._limits),
+            report=lambda value: self._report(call.call_id, value),
+            host=self._host,
+        )
+
+    async def _work(self, begun: _Begun) -> tuple[Ran | bool | None]:
+        """What came of it, in a tuple: `effects.run` returns None for what it has cut."""
+        tools = self._agent.tools
+        work: Coroutine[Any, Any, Ran | bool | None] = (
+            tools.lookup(begun.ready, begun.context, self._limits)
+            if begun.is_lookup
+            else tools.run(begun.ready, begun.context, self._limits)
+        )
+        return (await work,)
+
+    # -- what came of it --
+
+    def _ended(self, run: Run, begun: _Begun, came: Ran | bool | None) -> None:
+        call, context, step = begun.ready.call, begun.context, self._book.state.step
         now = self._clock.now()
+        if came is None:
+            self._ask(run, call, "outcome_unknown", now)
+        elif isinstance(came, bool):
+            said = "the earlier attempt did nothing"
+            failed = ToolFailed(step, call.call_id, now, context.attempt - 1, said, "not_done", now)
+            self._book.emit(failed)
+        elif retry_at := self._retry_at(run, begun, came, now):
+            failed = ToolFailed(
+                step, call.call_id, now, context.attempt, came.output, came.code, retry_at
+            )
+            self._book.emit(failed)
+        elif came.later > now and came.later < context.deadline:
+            self._book.emit(TimerSet(step, call.call_id, now, came.later, came.output))
+        else:
+            self._close(begun, came, now)
+
+    def _close(self, begun: _Begun, ran: Ran, now: float) -> None:
+        step, call_id = self._book.state.step, begun.ready.call.call_id
+        if ran.later > now:
+            said = "the response has to end before that time; choose an earlier one"
+            ran = Ran("error", error_text("too_late", said), "too_late")
+        if ran.whole:
+            kept = clip(ran.whole, self._limits.tool_kept_bytes)
+            self._book.emit(ResultKept(step, call_id, kept))
         self._book.emit(
-            ToolResult(step.step, call.call_id, now, ran.output, ran.outcome, now - began)
+            ToolResult(
+                step,
+                call_id,
+                now,
+                ran.output,
+                ran.outcome,
+                now - begun.at,
+                ran.code,
+                ran.cost_usd,
+                ran.quota,
+                ran.partial,
+            )
         )
 
-    def _key(self, step: RunTools, call: Call) -> str:
-        return f"{self._book.lease.conversation}:{step.step}:{call.call_id}"
+    def _retry_at(self, run: Run, begun: _Begun, ran: Ran, now: float) -> float:
+        """When the call is tried again; 0: not any more."""
+        open_call = run.calls.get(begun.ready.call.call_id)
+        if not ran.transient or open_call is None:
+            return 0.0
+        failures = open_call.failures + 1
+        retry_at = now + pause_s(failures, ran.retry_after_s)
+        again = failures < self._limits.tool_attempts and retry_at < begun.context.deadline
+        return retry_at if again else 0.0
+
+    def _ask(self, run: Run, call: Call, reason: Any, now: float) -> None:
+        approval_id = f"mcpr_{run.response_id.removeprefix('resp_')}_{call.call_id}"
+        step = self._book.state.step
+        self._book.emit(
+            ApprovalRequested(
+                step, call.call_id, approval_id, now, reason, call.name, call.arguments
+            )
+        )
+
+    # -- progress --
+
+    def _report(self, call_id: str, value: Any) -> None:
+        shown = clip(as_text(value), PROGRESS_BYTES)
+        step = self._book.state.step
+        self._progress.append(ToolProgress(step, call_id, self._clock.now(), shown))
+        if self._progress_timer is None:
+            self._progress_timer = self._clock.call_later(
+                self._shared.delta_batch_s, self._send_progress
+            )
+
+    def _send_progress(self) -> None:
+        self._progress_timer = None
+        self._shared.spawn(self._book.store_soon(self._take_progress))
+
+    def _take_progress(self) -> list[AnyEvent] | None:
+        taken: list[AnyEvent] = [*self._progress]
+        self._progress.clear()
+        return taken or None
+
+    def _stop_progress(self) -> None:
+        self._progress.clear()
+        if self._progress_timer is not None:
+            self._progress_timer.cancel()
+            self._progress_timer = None

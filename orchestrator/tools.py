@@ -1,82 +1,168 @@
-"""Tools: Python functions with a schema, checked arguments, a time limit, and text as a result.
+"""What a tool is: one shape for Python functions, MCP tools and agents that are asked as tools.
 
-    load("module:function") ─► Tool ┐
-                                    ├─ Toolbox.prepare(call) ─► Ready | Refused(text)    no effect
-                                    └─ Toolbox.run(ready, key) ─► Ran(outcome, text)     the effect
+    arguments as JSON ─► Tool.check ─► a dict | Refused(what the model is told)      no effect
+    dict, ToolContext ─► Tool.invoke ─► a value | ToolOutput | Later, or ToolError   the effect
 
-The schema comes from the function's type hints; what reaches the function has been validated
-against it. A model that names a tool that does not exist, or gives arguments that do not fit, gets
-a sentence that says what to write instead. What a function returns or raises is data for the
-model: never a trace, never evaluated.
+`Toolbox` runs them and turns whatever happens into what the model reads; `function_tools.py` makes
+them of functions. This module is also what authors of tools import:
 
-A function says how it behaves under repetition with `@tool(kind=...)`; one that does not is
-`unsafe`, and after a crash inside it nobody runs it again. An `idempotent` function may take a
-keyword `idempotency_key`, which the model does not see.
+    from orchestrator.tools import ToolContext, ToolError, ToolOutput, tool
+
+What a tool returns or raises is data for the model: never a trace, never evaluated.
 """
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import typing
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Literal, NotRequired, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
-import jsonschema
 import msgspec
-import pydantic
-import pydantic_core
-from typing_extensions import TypedDict
 
 from orchestrator.events import Call
-from orchestrator.state import ToolKind
-from serving import reply
-from serving.errors import ConfigError
-from serving.schemas import SchemaRefused, register
-from serving.sections import nearest
-
-Outcome = Literal["ok", "error", "timeout"]
-KEY = "idempotency_key"
-THREADS = 32
-"""Synchronous tools that run at once; one that never returns holds its thread."""
+from orchestrator.state import Shown, ToolKind
+from orchestrator.tool_errors import error_text
+from serving.schemas import register
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class ToolError(Exception):
+    """A tool's refusal in its own words. The model reads the code, the sentence and the time.
+
+    `transient`: nothing has happened, and the same call may succeed later; it is tried again by
+    itself, after `retry_after_ms` if given, and the model hears of it only when all tries failed.
+    """
+
+    def __init__(
+        self,
+        error_code: str,
+        message: str = "",
+        *,
+        retry_after_ms: int | None = None,
+        human: str = "",
+        transient: bool = False,
+    ) -> None:
+        """`message` is for the log of calls; `human` (default: `message`) is what the model and
+        the person behind it may read."""
+        super().__init__(message or human or error_code)
+        self.error_code = error_code
+        self.human = human or message or error_code
+        self.retry_after_ms = retry_after_ms
+        self.transient = transient
+
+
 @dataclass(frozen=True, slots=True)
-class Marker:
-    """What `@tool` notes on a function."""
+class ToolOutput:
+    """A result with what came beside it. `failed` says which parts of the work were not done:
+    the result is then partial, and the model is told so."""
 
-    kind: ToolKind
-    timeout_s: float | None
+    value: Any
+    cost_usd: float = 0.0
+    """Counts in the budget of the response."""
+    quota: Mapping[str, float] = field(default_factory=dict)
+    """What is left of the caller's allowance with whoever stands behind the tool."""
+    failed: Sequence[Any] = ()
 
 
-def tool(*, kind: ToolKind, timeout_s: float | None = None) -> Callable[[F], F]:
-    """Say how a tool behaves when a call is repeated, and how long it may take."""
+@dataclass(frozen=True, slots=True)
+class Later:
+    """The call's answer is `value`, but not before `until` (Unix seconds). Costs nothing until
+    then, and survives restarts."""
 
-    def mark(function: F) -> F:
-        function.__warmloop_tool__ = Marker(kind, timeout_s)  # type: ignore[attr-defined]
-        return function
+    until: float
+    value: Any
 
-    return mark
+
+NOT_DONE = object()
+"""What the lookup of a queryable tool returns for a key under which nothing was done."""
+UNKNOWN = object()
+"""What it returns when it cannot tell: a person decides."""
+
+
+class ToolHost(Protocol):
+    """What a built-in tool may ask of the run that it works for."""
+
+    async def kept(self, handle: str) -> str | None:
+        """A result that was too long to be shown, whole; None: there is none by this handle."""
+
+    def history(self) -> Sequence[Shown]:
+        """What the model has been shown before the turn that made this call."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolContext:
+    """What is known around a call."""
+
+    key: str
+    """conversation:step:call: the same however often the call is run. The idempotency key."""
+    call_id: str = ""
+    conversation: str = ""
+    response_id: str = ""
+    agent: str = ""
+    tenant: str = ""
+    attempt: int = 1
+    traceparent: str = ""
+    """W3C trace context: the request's trace, a span of this attempt's own."""
+    deadline: float = float("inf")
+    """Unix seconds at which the response runs out of time."""
+    report: Callable[[Any], None] = lambda value: None
+    host: ToolHost | None = None
+
+    def progress(self, value: Any) -> None:
+        """Show something to whoever watches the response; the model does not see it."""
+        self.report(value)
+
+
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """A call that must not run, and what the model is told."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolLimits:
+    """How a tool is held. They count within one agent of one process."""
+
+    timeout_s: float | None = None
+    """None: the agent's `limits.tool_timeout_s`. `inf`: the tool holds its own time."""
+    at_once: int | None = None
+    """Calls that run at the same time; more wait for their turn."""
+    per_minute: float | None = None
+    """Calls that begin in a minute; more wait."""
+    breaker_failures: int = 5
+    """So many failures in a row open the breaker: calls are refused at once."""
+    breaker_open_s: float = 30.0
+    """Then a single call tries whether the tool is back."""
+
+
+Check = Callable[[str], "dict[str, Any] | Refused"]
+Invoke = Callable[[dict[str, Any], ToolContext], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One function that a model may call."""
+    """Something that a model may call. Change one with `dataclasses.replace`."""
 
     name: str
     description: str
     parameters: dict[str, Any]
     """JSON schema of the arguments."""
-    function: Callable[..., Any]
-    arguments: pydantic.TypeAdapter[dict[str, Any]]
+    check: Check
+    invoke: Invoke
     kind: ToolKind = "unsafe"
-    timeout_s: float | None = None
-    is_async: bool = False
-    takes_key: bool = False
+    limits: ToolLimits = ToolLimits()
+    output_schema: dict[str, Any] | None = None
+    """JSON schema of the result; None: any."""
+    check_output: Callable[[str], str] | None = None
+    """What is wrong with a result, given as JSON; empty: nothing."""
+    version: str = ""
+    requires_approval: bool = False
+    lookup: Callable[[str, ToolContext], Awaitable[Any]] | None = None
+    """Of a queryable tool: the result of the call with this key, NOT_DONE or UNKNOWN."""
+    abandon: Callable[[ToolContext], Coroutine[Any, Any, None]] | None = None
+    """The response ended while the call ran: let go of what it began."""
+    close: Callable[[], None] = lambda: None
 
     def definition(self) -> dict[str, Any]:
         """As it stands in a chat request."""
@@ -91,6 +177,38 @@ class Tool:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What `@tool` notes on a function."""
+
+    kind: ToolKind = "unsafe"
+    limits: ToolLimits = ToolLimits()
+    version: str = ""
+    requires_approval: bool = False
+    lookup: Callable[..., Any] | None = None
+
+
+def tool(
+    *,
+    kind: ToolKind,
+    timeout_s: float | None = None,
+    at_once: int | None = None,
+    per_minute: float | None = None,
+    version: str = "",
+    requires_approval: bool = False,
+    lookup: Callable[..., Any] | None = None,
+) -> Callable[[F], F]:
+    """Say how a tool behaves when a call is repeated, and within which limits it may be used."""
+    limits = ToolLimits(timeout_s, at_once, per_minute)
+    marker = Marker(kind, limits, version, requires_approval, lookup)
+
+    def mark(function: F) -> F:
+        function.__warmloop_tool__ = marker  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
 class Ready(msgspec.Struct, frozen=True, gc=False):
     """A call whose arguments are valid."""
 
@@ -99,196 +217,15 @@ class Ready(msgspec.Struct, frozen=True, gc=False):
     arguments: dict[str, Any]
 
 
-class Refused(msgspec.Struct, frozen=True, gc=False):
-    """A call that must not run, and what the model is told."""
+def schema_check(name: str, parameters: dict[str, Any]) -> Check:
+    """The `check` of a tool that is known by its schema alone. Raises SchemaRefused."""
+    registered = register(parameters)
 
-    call: Call
-    message: str
+    def check(arguments: str) -> dict[str, Any] | Refused:
+        if problems := registered.problems(arguments or "{}"):
+            said = f"{name}: {'; '.join(problems)}"
+            return Refused(error_text("invalid_arguments", said[:2000]))
+        found: dict[str, Any] = msgspec.json.decode(arguments or "{}")
+        return found
 
-
-class Ran(msgspec.Struct, frozen=True, gc=False):
-    """What a call gave."""
-
-    outcome: Outcome
-    output: str
-
-
-def from_function(function: Callable[..., Any]) -> Tool:
-    """A tool from a function's name, docstring and type hints. Raises ConfigError."""
-    name = function.__name__
-    if name == reply.REPLY:
-        raise ConfigError(f"tool {name!r}: the name is taken by the built-in tool; rename it")
-    try:
-        hints = typing.get_type_hints(function, include_extras=True)
-    except Exception as error:  # a hint is an expression of the user's: anything can go wrong
-        raise ConfigError(f"tool {name!r}: its type hints cannot be read: {error}") from None
-    fields: dict[str, Any] = {}
-    takes_key = False
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.name == KEY:
-            takes_key = True
-            continue
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise ConfigError(f"tool {name!r}: *args, **kwargs and / have no schema; name them")
-        if parameter.name not in hints:
-            raise ConfigError(f"tool {name!r}: parameter {parameter.name!r} needs a type hint")
-        hint = _described(hints[parameter.name])
-        optional = parameter.default is not parameter.empty
-        fields[parameter.name] = NotRequired[hint] if optional else hint
-    try:
-        # A TypedDict, not a model: parameters may have any name, and defaults stay the function's.
-        make: Any = TypedDict  # called with names that only a run knows
-        shape = make("Arguments", fields)
-        shape.__pydantic_config__ = pydantic.ConfigDict(extra="forbid", strict=True)
-        arguments: pydantic.TypeAdapter[dict[str, Any]] = pydantic.TypeAdapter(shape)
-        schema = _without_titles(arguments.json_schema())
-    except Exception as error:
-        raise ConfigError(f"tool {name!r}: no JSON schema for its parameters: {error}") from None
-    schema.setdefault("properties", {})
-    schema["additionalProperties"] = False
-    try:
-        register(schema)  # now, and not when the first turn is refused for it
-    except SchemaRefused as refused:
-        raise ConfigError(f"tool {name!r}: its parameters{refused}") from None
-    marker: Marker = getattr(function, "__warmloop_tool__", Marker("unsafe", None))
-    return Tool(
-        name=name,
-        description=(inspect.getdoc(function) or "").partition("\n")[0],
-        parameters=schema,
-        function=function,
-        arguments=arguments,
-        kind=marker.kind,
-        timeout_s=marker.timeout_s,
-        is_async=inspect.iscoroutinefunction(function),
-        takes_key=takes_key,
-    )
-
-
-def _described(hint: Any) -> Any:
-    """`Annotated[int, "how many"]`: the string is the parameter's description."""
-    if typing.get_origin(hint) is not typing.Annotated:
-        return hint
-    kind, *notes = typing.get_args(hint)
-    notes = [pydantic.Field(description=n) if isinstance(n, str) else n for n in notes]
-    return typing.Annotated[(kind, *notes)]
-
-
-def _without_titles(schema: Any, *, names: bool = False) -> Any:
-    """Drop the titles that pydantic makes up: tokens that tell the model nothing. Where the keys
-    are names of properties (`names`), one may well be called "title"."""
-    if isinstance(schema, list):
-        return [_without_titles(value) for value in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        key: _without_titles(value, names=not names and key in ("properties", "$defs"))
-        for key, value in schema.items()
-        if names or key != "title" or not isinstance(value, str)
-    }
-
-
-class Toolbox:
-    """The tools of one agent."""
-
-    def __init__(self, tools: Iterable[Tool]) -> None:
-        self._tools = {each.name: each for each in sorted(tools, key=lambda each: each.name)}
-        self._threads: ThreadPoolExecutor | None = None
-        self.kinds: Mapping[str, ToolKind] = {t.name: t.kind for t in self._tools.values()}
-
-    @property
-    def names(self) -> list[str]:
-        return list(self._tools)
-
-    def definitions(self) -> list[dict[str, Any]]:
-        """For the request, in the order of their names."""
-        return [each.definition() for each in self._tools.values()]
-
-    def prepare(self, call: Call) -> Ready | Refused:
-        """Find the tool and check the arguments; has no effect, and gives the same every time."""
-        found = self._tools.get(call.name)
-        if found is None:
-            if call.name == reply.REPLY:
-                return Refused(call, reply.REFUSED)
-            hint = nearest(call.name, self.names) if self._tools else "there are no tools"
-            return Refused(call, f"error: there is no tool {call.name!r}; {hint}")
-        try:
-            checked = found.arguments.validate_json(call.arguments or "{}")
-        except pydantic.ValidationError as error:
-            return Refused(call, _explain(found, call.arguments, error))
-        return Ready(call, found, checked)
-
-    async def run(self, ready: Ready, key: str, *, timeout_s: float, result_bytes: int) -> Ran:
-        """Call the function; returns whatever happens, except that cancelling it cancels."""
-        chosen = ready.tool
-        arguments = {**ready.arguments, KEY: key} if chosen.takes_key else ready.arguments
-        limit_s = chosen.timeout_s or timeout_s
-        # `timeout` tells its own expiry from a TimeoutError that the function itself raised.
-        timer = asyncio.timeout(limit_s)
-        try:
-            async with timer:
-                if chosen.is_async:
-                    value = await chosen.function(**arguments)
-                else:
-                    value = await asyncio.get_running_loop().run_in_executor(
-                        self._executor(), lambda: chosen.function(**arguments)
-                    )
-            return Ran("ok", clip(as_text(value), result_bytes))
-        except Exception as error:
-            if timer.expired():
-                note = "" if chosen.kind == "pure" else "; it may still have taken effect"
-                return Ran("timeout", f"error: no result within {limit_s:g} s{note}")
-            said = f"error: {type(error).__name__}: {error}" if str(error) else repr(error)
-            return Ran("error", clip(said, result_bytes))
-
-    def _executor(self) -> ThreadPoolExecutor:
-        # Threads of our own: a tool that never returns must not starve the loop's default pool.
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tool")
-        return self._threads
-
-    def close(self) -> None:
-        """Let go of the threads, without waiting for tools that do not return."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
-            self._threads = None
-
-
-def as_text(value: Any) -> str:
-    """A string as it is, anything else as canonical JSON. Raises TypeError for what is neither."""
-    if isinstance(value, str):
-        # Lone surrogates cannot be stored or sent: they become question marks.
-        return value if value.isascii() else value.encode("utf-8", "replace").decode()
-    try:
-        return msgspec.json.encode(value, order="sorted").decode()
-    except (TypeError, ValueError, msgspec.MsgspecError):
-        plain = pydantic_core.to_jsonable_python(value)
-        return msgspec.json.encode(plain, order="sorted").decode()
-
-
-def clip(text: str, limit_bytes: int) -> str:
-    """Cut a result that is too long, and say so; `limit_bytes` includes the note."""
-    if len(text) * 4 <= limit_bytes:
-        return text
-    raw = text.encode("utf-8", "replace")
-    if len(raw) <= limit_bytes:
-        return raw.decode()
-    note = f"\n[cut: the result has {len(raw)} bytes, {limit_bytes} are shown]"
-    return raw[: max(0, limit_bytes - len(note))].decode("utf-8", "ignore") + note
-
-
-def _explain(found: Tool, arguments: str, error: pydantic.ValidationError) -> str:
-    """Which argument is wrong and what fits. The schema's own words where it has some."""
-    try:
-        value = msgspec.json.decode(arguments)
-    except (msgspec.DecodeError, UnicodeError) as broken:
-        said = f"the arguments of {found.name} are not valid JSON ({broken})"
-        return f"error: {said}; write one object"
-    validator = jsonschema.Draft202012Validator(found.parameters)
-    lines = []
-    for problem in sorted(validator.iter_errors(value), key=lambda each: each.json_path):
-        where = problem.json_path.removeprefix("$").removeprefix(".") or "the arguments"
-        lines.append(f"{where}: {problem.message}")
-    for detail in () if lines else error.errors(include_url=False, include_context=False):
-        lines.append(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}")
-    names = ", ".join(found.parameters["properties"]) or "none"
-    return clip(f"error: {found.name}: {'; '.join(lines)}. Its arguments: {names}", 2000)
+    return check

@@ -11,7 +11,17 @@ from __future__ import annotations
 
 from orchestrator import budgets
 from orchestrator.events import LimitReached, ModelFailed, ModelIntent, ModelResult, OutputDelta
-from orchestrator.state import CallModel, Finish, OpenCall, Run, State, Step, Wait, replies
+from orchestrator.state import (
+    CallModel,
+    CloseTurn,
+    Finish,
+    OpenCall,
+    Run,
+    State,
+    Step,
+    Wait,
+    replies,
+)
 from serving.config import AgentLimits
 from serving.errors import Unavailable
 
@@ -22,11 +32,14 @@ def intent(state: State, event: ModelIntent) -> None:
         run.attempt = event.attempt
         run.phase = "asking"
         run.streamed_chars = 0
+        run.streamed_text = []
 
 
 def delta(state: State, event: OutputDelta) -> None:
     if run := state.run:
         run.streamed_chars += len(event.text)
+        if event.kind == "text":
+            run.streamed_text.append(event.text)
 
 
 def failed(state: State, event: ModelFailed) -> None:
@@ -61,8 +74,9 @@ def result(state: State, event: ModelResult) -> None:
     run.failed = None
     if event.calls and not replies(event):
         spent.count_calls(event.calls)
-        run.calls = {call.call_id: OpenCall(call) for call in event.calls}
-        run.unresolved = len(run.calls)
+        begun = run.calls  # some may have run while the turn was written
+        run.calls = {c.call_id: begun.get(c.call_id) or OpenCall(c) for c in event.calls}
+        run.unresolved = sum(each.result is None for each in run.calls.values())
         run.phase = "tools"
     else:
         run.answer = event
@@ -86,6 +100,8 @@ def over(reached: LimitReached) -> Finish:
 
 def next_turn(state: State, run: Run, limits: AgentLimits, now: float) -> Step:
     """Ask the model: for the first time, again, or not any more."""
+    if run.phase == "asking" and run.calls:
+        return CloseTurn(state.step, run.attempt)
     if run.phase == "asking":
         return CallModel(state.step, run.attempt + 1, supersedes=run.attempt)
     if run.failed is not None:

@@ -21,7 +21,7 @@ from orchestrator.events import AnyEvent, ModelFailed, ModelIntent, ModelResult,
 from orchestrator.model import ModelError, ModelTurn, Routed
 from orchestrator.prompt import Prompt, overrides
 from orchestrator.run_log import RunLog
-from orchestrator.state import CallModel
+from orchestrator.state import CallModel, CloseTurn
 from router.turn import Decision
 from serving.config import Prices
 
@@ -113,6 +113,22 @@ class TurnRunner:
             self._cancel_flush_timer()
         if ended is not None:
             self._book.emit(ended)
+
+    def close_early(self, step: CloseTurn) -> None:
+        """The process died in mid-stream, after calls had begun: they are the turn's answer."""
+        run = self._book.state.run
+        if run is not None:
+            self._book.emit(
+                ModelResult(
+                    step.step,
+                    step.attempt,
+                    self._clock.now(),
+                    "".join(run.streamed_text),
+                    [each.call for each in run.calls.values()],
+                    "tool_calls",
+                    output_tokens=run.streamed_chars // CHARACTERS_PER_TOKEN,
+                )
+            )
 
     async def _stream(self, turn: ModelTurn, answer: Answer) -> bool:
         async with aclosing(self._shared.models.turn(turn)) as events:

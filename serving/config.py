@@ -394,6 +394,11 @@ class AgentLimits(Frozen):
     """The same call with the same arguments this many times in a row trips the breaker."""
     tool_timeout_s: float = Field(default=30.0, gt=0)
     tool_result_bytes: int = Field(default=16_384, ge=256)
+    """What the model is shown of a result; the whole of it is kept in the journal."""
+    tool_kept_bytes: int = Field(default=4 * 2**20, ge=256)
+    """What is kept of a result at most."""
+    tool_attempts: int = Field(default=4, ge=1)
+    """Tries of one call whose tool says that it may work later."""
     model_attempts: int = Field(default=3, ge=1)
     """Tries of one model turn when engines fail."""
     engine_wait_s: float = Field(default=300.0, ge=0)

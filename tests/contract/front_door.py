@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 from orchestrator.agent_chat import AgentTurns
 from orchestrator.agents import Agents, resolve
 from orchestrator.clock import SystemClock
+from orchestrator.function_tools import from_function
 from orchestrator.intake import Intake
 from orchestrator.journal_sqlite import SqliteJournal
 from orchestrator.model import (
@@ -34,7 +35,7 @@ from orchestrator.model import (
     TextDelta,
 )
 from orchestrator.responses import build_routes
-from orchestrator.tools import from_function, tool
+from orchestrator.tools import tool
 from orchestrator.worker import Worker
 from router import api
 from router import server as serve

@@ -21,12 +21,13 @@ from typing import Any
 
 from orchestrator.agents import Agents, resolve
 from orchestrator.events import AnyEvent, ConversationStarted, OutputDelta, ResponseAccepted
+from orchestrator.function_tools import from_function
 from orchestrator.journal import Lease
 from orchestrator.journal_sqlite import SqliteJournal
 from orchestrator.machine import fold_all
 from orchestrator.model import ModelTurn, TextDelta
 from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
-from orchestrator.tools import from_function, tool
+from orchestrator.tools import tool
 from orchestrator.worker import Worker
 from serving.config import AgentConfig, AgentLimits
 

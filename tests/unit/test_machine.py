@@ -23,7 +23,18 @@ from orchestrator.events import (
 )
 from orchestrator.journal import Recorded
 from orchestrator.machine import fold, fold_all, next_step
-from orchestrator.state import CallModel, Finish, Idle, RunTools, State, Step, Wait
+from orchestrator.state import (
+    AskPerson,
+    CallModel,
+    Finish,
+    Idle,
+    LookUpCall,
+    RunTools,
+    StartCall,
+    State,
+    Step,
+    Wait,
+)
 from orchestrator.turn_rules import backoff_s
 from serving.config import AgentLimits
 
@@ -57,8 +68,15 @@ def done(index: int, at: int = 1) -> ToolResult:
     return ToolResult(at, f"call_{at}_{index}", 0.8, "out")
 
 
-def names(found: list[tuple[Call, int]]) -> list[tuple[str, int]]:
-    return [(call.name, attempt) for call, attempt in found]
+def started(found: Step) -> list[tuple[str, int]]:
+    assert isinstance(found, RunTools)
+    starts = [each for each in found.actions if isinstance(each, StartCall)]
+    return [(each.call.call_id, each.attempt) for each in starts]
+
+
+def asked(found: Step) -> list[tuple[str, str]]:
+    assert isinstance(found, RunTools)
+    return [(each.call.name, each.reason) for each in found.actions if isinstance(each, AskPerson)]
 
 
 def test_an_empty_log_is_idle() -> None:
@@ -79,28 +97,29 @@ def test_a_model_intent_without_a_result_is_asked_again_and_superseded() -> None
 def test_a_turn_with_calls_leads_to_their_tools() -> None:
     found = step(after(*asks("look", "buy")))
     assert isinstance(found, RunTools)
-    assert names(found.calls) == [("look", 1), ("buy", 1)]
-    assert found.unknown == []
+    assert started(found) == [("call_1_0", 1), ("call_1_1", 1)]
+    assert asked(found) == []
 
 
 def test_an_intent_without_a_result_runs_again_only_where_that_is_safe() -> None:
     state = after(*asks("look", "count", "ask", "buy"), *(begun(index) for index in range(4)))
     found = step(state)
     assert isinstance(found, RunTools)
-    assert names(found.calls) == [("look", 2), ("count", 2)]
-    assert [call.name for call in found.unknown] == ["ask", "buy"]
+    assert started(found) == [("call_1_0", 2), ("call_1_1", 2)]
+    assert asked(found) == [("buy", "outcome_unknown")]
+    assert LookUpCall(Call("call_1_2", "ask", "{}"), 2) in found.actions
 
 
 def test_a_tool_that_is_no_longer_there_counts_as_unsafe() -> None:
     found = step(after(*asks("gone"), begun(0)))
     assert isinstance(found, RunTools)
-    assert [call.name for call in found.unknown] == ["gone"]
+    assert asked(found) == [("gone", "outcome_unknown")]
 
 
 def test_with_one_of_three_parallel_calls_done_only_the_others_run() -> None:
     found = step(after(*asks("look", "look", "count"), begun(0), begun(1), done(1)))
     assert isinstance(found, RunTools)
-    assert [(call.call_id, n) for call, n in found.calls] == [("call_1_0", 2), ("call_1_2", 1)]
+    assert started(found) == [("call_1_0", 2), ("call_1_2", 1)]
 
 
 def test_with_all_results_the_next_turn_comes() -> None:
@@ -220,7 +239,7 @@ def test_calls_of_client_tools_end_the_response_and_stay_open() -> None:
         fold(state, event)
     found = step(state)
     assert isinstance(found, RunTools)
-    assert names(found.calls) == [("look", 1)]
+    assert started(found) == [("call_1_1", 1)]
     fold(state, begun(1))
     fold(state, done(1))
     assert step(state) == Finish("completed")

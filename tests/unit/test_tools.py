@@ -15,9 +15,14 @@ import pytest
 from typing_extensions import TypedDict
 
 from orchestrator.events import Call
+from orchestrator.function_tools import from_function
 from orchestrator.tool_loader import load
-from orchestrator.tools import Ran, Ready, Refused, Toolbox, as_text, clip, from_function, tool
+from orchestrator.toolbox import Ran, Toolbox, as_text, clip
+from orchestrator.tools import Ready, Refused, ToolContext, tool
+from serving.config import AgentLimits
 from serving.errors import ConfigError
+
+SHORT: dict[str, Any] = {"tool_timeout_s": 5, "tool_result_bytes": 1000}
 
 
 class Colour(enum.Enum):
@@ -85,7 +90,8 @@ def box(*functions: Any) -> Toolbox:
 def refusal(arguments: str, function: Any = add, name: str = "") -> str:
     found = box(function).prepare(Call("c", name or function.__name__, arguments))
     assert isinstance(found, Refused)
-    return found.message
+    said: dict[str, str] = json.loads(found.message)
+    return said["human"]
 
 
 async def run(function: Any, arguments: Any = None, **limits: Any) -> Ran:
@@ -93,9 +99,13 @@ async def run(function: Any, arguments: Any = None, **limits: Any) -> Ran:
     ready = tools.prepare(Call("c", function.__name__, json.dumps(arguments or {})))
     assert isinstance(ready, Ready), ready
     try:
-        return await tools.run(ready, "the-key", **{"timeout_s": 5, "result_bytes": 1000, **limits})
+        return await tools.run(ready, ToolContext("the-key"), AgentLimits(**{**SHORT, **limits}))
     finally:
         tools.close()
+
+
+def failed(said: str) -> Ran:
+    return Ran("error", f'{{"error_code":"tool_failed","human":"{said}"}}', "tool_failed")
 
 
 def test_the_schema_comes_from_the_type_hints() -> None:
@@ -119,7 +129,7 @@ async def test_arguments_reach_the_function_as_its_types() -> None:
 
 def test_an_unmarked_function_is_unsafe_and_a_marked_one_what_it_says() -> None:
     assert from_function(add).kind == "unsafe"
-    assert (from_function(pay).kind, from_function(pay).timeout_s) == ("idempotent", 7)
+    assert (from_function(pay).kind, from_function(pay).limits.timeout_s) == ("idempotent", 7)
 
 
 async def test_the_idempotency_key_is_hidden_from_the_model_and_given_to_the_function() -> None:
@@ -128,7 +138,7 @@ async def test_the_idempotency_key_is_hidden_from_the_model_and_given_to_the_fun
 
 
 def test_an_unknown_tool_is_answered_with_the_nearest() -> None:
-    assert refusal("{}", name="ad") == "error: there is no tool 'ad'; did you mean 'add'?"
+    assert refusal("{}", name="ad") == "there is no tool 'ad'; did you mean 'add'?"
     assert "valid: add" in refusal("{}", name="zzz")
 
 
@@ -168,11 +178,11 @@ async def test_sync_functions_run_beside_the_loop_and_async_ones_on_it() -> None
 
 
 async def test_an_exception_is_told_without_a_trace() -> None:
-    assert await run(boom) == Ran("error", "error: LookupError: no such thing")
+    assert await run(boom) == failed("LookupError: no such thing")
 
 
 async def test_a_tool_that_takes_too_long_is_cut_and_may_have_acted() -> None:
-    ran = await run(wait_for_ever, timeout_s=0.01)
+    ran = await run(wait_for_ever, tool_timeout_s=0.01)
     assert ran.outcome == "timeout"
     assert "may still have taken effect" in ran.output
 
@@ -182,7 +192,7 @@ async def test_a_timeout_inside_a_tool_is_its_own_error() -> None:
         """Give up."""
         raise TimeoutError("upstream")
 
-    assert await run(gives_up) == Ran("error", "error: TimeoutError: upstream")
+    assert await run(gives_up) == failed("TimeoutError: upstream")
 
 
 async def test_a_long_result_is_cut_at_a_character_and_says_so() -> None:
@@ -190,7 +200,7 @@ async def test_a_long_result_is_cut_at_a_character_and_says_so() -> None:
         """Shout."""
         return "é" * 1000
 
-    ran = await run(shout, result_bytes=300)
+    ran = await run(shout, tool_result_bytes=300)
     assert len(ran.output.encode()) <= 300
     assert ran.output.endswith("[cut: the result has 2000 bytes, 300 are shown]")
     assert clip("short", 300) == "short"
@@ -237,7 +247,7 @@ def test_functions_without_a_schema_are_refused_when_they_are_registered() -> No
             from_function(function)
 
 
-def test_tools_are_loaded_from_their_folder_and_see_their_neighbours(tmp_path: Path) -> None:
+async def test_tools_are_loaded_from_their_folder_and_see_their_neighbours(tmp_path: Path) -> None:
     (tmp_path / "neighbour_of_tools.py").write_text("RATE = 3\n")
     (tmp_path / "json.py").write_text("raise RuntimeError('must not shadow')\n")
     (tmp_path / "my_tools.py").write_text(
@@ -249,7 +259,10 @@ def test_tools_are_loaded_from_their_folder_and_see_their_neighbours(tmp_path: P
         "    return amount * RATE\n"
     )
     loaded = load("my_tools:convert", tmp_path)
-    assert loaded.function(2) == 6
+    ready = Toolbox([loaded]).prepare(Call("c", "convert", '{"amount": 2}'))
+    assert isinstance(ready, Ready)
+    assert await loaded.invoke(ready.arguments, ToolContext("k")) == 6
+    loaded.close()
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from orchestrator.events import (
     ToolIntent,
     ToolResult,
 )
+from orchestrator.function_tools import from_function
 from orchestrator.journal import JournalFull, Lease
 from orchestrator.journal_memory import MemoryJournal
 from orchestrator.model import ModelError, TextDelta
@@ -38,7 +39,7 @@ from orchestrator.model_scripted import (
     replies,
     says,
 )
-from orchestrator.tools import from_function, tool
+from orchestrator.tools import tool
 from orchestrator.worker import Worker
 from serving.config import AgentConfig, Prices
 from serving.errors import Conflict, NotFound
