@@ -22,7 +22,7 @@ from orchestrator.agent_chat import AgentTurns
 from orchestrator.agents import Agents
 from orchestrator.clock import SystemClock
 from orchestrator.intake import Intake
-from orchestrator.journal_sqlite import SqliteJournal
+from orchestrator.journals import open_journal
 from orchestrator.model import RouterModel
 from orchestrator.prices import PriceList
 from orchestrator.responses import build_routes
@@ -55,7 +55,7 @@ def create_app(config: StackConfig) -> ASGIApp:
     router = Router(config, table, also_models=agents.names, known=known)
     discovery.report_queues(table, router.scheduler.queues)
     auto = AutoTurns(router, folder=config.folder / "tiers")
-    journal = SqliteJournal(config.journal_path)
+    journal = open_journal(config)
     worker = Worker(
         journal=journal,
         agents=agents,
@@ -75,6 +75,7 @@ def create_app(config: StackConfig) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await journal.start()
         await table.start()
         await router.start()
         if not peers:

@@ -84,6 +84,9 @@ class Purgeable:
 class Journal(Protocol):
     """Conversations as append-only logs. All methods raise JournalFull when the store fails."""
 
+    async def start(self) -> None:
+        """Be ready; once, before anything else."""
+
     @property
     def overloaded(self) -> bool:
         """More waits to be stored than should: take on nothing new now."""

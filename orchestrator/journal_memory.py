@@ -54,6 +54,9 @@ class MemoryJournal:
         self._listeners: list[Callable[[str], object]] = []
         self._closed = False
 
+    async def start(self) -> None:
+        """It is ready since it was made."""
+
     @property
     def overloaded(self) -> bool:
         return False

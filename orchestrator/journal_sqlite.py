@@ -128,6 +128,9 @@ class SqliteJournal:
         self._thread = threading.Thread(target=self._write, name="journal-write", daemon=True)
         self._thread.start()
 
+    async def start(self) -> None:
+        """It is ready since it was made."""
+
     @property
     def overloaded(self) -> bool:
         return len(self._queue) >= self._max_queued

@@ -57,9 +57,7 @@ class Tails:
         while self._size > self._max_bytes and len(self._tails) > 1:
             self._drop(next(iter(self._tails)))
         if self._waiting:
-            for waiter in self._waiting.pop(conversation, ()):
-                if not waiter.done():
-                    waiter.set_result(None)
+            self._wake(conversation)
 
     def read(self, conversation: str, after: int) -> list[Recorded] | None:
         """Events with seq > `after`; None when the store must be asked."""
@@ -71,6 +69,23 @@ class Tails:
     def forget(self, conversation: str) -> None:
         """What is in memory of it is not true any more; who waits for it goes on waiting."""
         self._drop(conversation)
+
+    def tell(self, conversation: str, seq: int) -> None:
+        """Somebody else has written to it, up to `seq`."""
+        tail = self._tails.get(conversation)
+        if tail is not None and tail.first + len(tail.entries) - 1 < seq:
+            self._drop(conversation)
+        self._wake(conversation)
+
+    def wake_all(self) -> None:
+        """News may have been missed: all who wait look for themselves."""
+        for conversation in list(self._waiting):
+            self._wake(conversation)
+
+    def _wake(self, conversation: str) -> None:
+        for waiter in self._waiting.pop(conversation, ()):
+            if not waiter.done():
+                waiter.set_result(None)
 
     def last(self, conversation: str) -> int | None:
         """The newest seq; None when the store must be asked."""

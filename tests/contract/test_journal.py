@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,10 @@ from orchestrator.events import (
 )
 from orchestrator.journal import AlreadyAccepted, Fenced, Journal, Lease, Recorded
 from orchestrator.journal_memory import MemoryJournal
+from orchestrator.journal_postgres import PostgresJournal
 from orchestrator.journal_sqlite import SqliteJournal
+from serving.config import JournalConfig
+from tests.postgres import Server
 
 Open = Callable[[], Journal]
 
@@ -30,17 +34,23 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def journal(
     request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
 ) -> AsyncIterator[Journal]:
-    opened: Journal
-    if request.param == "memory":
-        opened = MemoryJournal(clock=clock)
-    else:
-        opened = SqliteJournal(tmp_path / "journal.db", clock=clock)
-    yield opened
-    await opened.close()
+    async with AsyncExitStack() as life:
+        opened: Journal
+        if request.param == "memory":
+            opened = MemoryJournal(clock=clock)
+        elif request.param == "sqlite":
+            opened = SqliteJournal(tmp_path / "journal.db", clock=clock)
+        else:
+            postgres: Server = request.getfixturevalue("postgres")
+            url = await life.enter_async_context(postgres.database())
+            opened = PostgresJournal(JournalConfig(url=url), clock=clock)
+        life.push_async_callback(opened.close)
+        await opened.start()
+        yield opened
 
 
 def intent(step: int) -> ModelIntent:
