@@ -71,7 +71,11 @@ class Agents:
         parent: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         """`parent` gives the model of what is a LoRA adapter now: those come and go."""
-        self._agents = {agent.name: agent for agent in agents}
+        self._agents: dict[str, Agent] = {}
+        self._versions: dict[str, Agent] = {}
+        for agent in agents:  # of several versions the first is the one that new ones begin with
+            self._agents.setdefault(agent.name, agent)
+            self._versions[agent.key] = agent
         self._models = {name: _bare(name) for name in models}
         self._parent = parent
 
@@ -80,12 +84,16 @@ class Agents:
         cls, stack: StackConfig, parent: Callable[[str], str | None] = lambda _: None
     ) -> Agents:
         """Load every agent's tools; the first that fails raises ConfigError."""
-        agents = [resolve(name, config) for name, config in stack.agents.items()]
+        agents = [
+            resolve(name, version)
+            for name, config in stack.agents.items()
+            for version in (config, *config.versions)
+        ]
         return cls(agents, ["auto", *stack.models], parent)
 
     def close(self) -> None:
         """Let go of the threads that tools run in."""
-        for agent in self._agents.values():
+        for agent in self._versions.values():
             agent.tools.close()
 
     def names(self) -> list[str]:
@@ -110,10 +118,14 @@ class Agents:
                 param="model",
                 code="model_not_found",
             )
-        if at and version != str(agent.version):
+        if at:
+            pinned = self._versions.get(name)
+            if pinned is not None:
+                return pinned
+            known = [each.key for each in self._versions.values() if each.name == base]
             raise NotFound(
-                f"model: agent {base!r} has version {agent.version}, not {version[:80]!r}; "
-                f"use {base!r} or {agent.key!r}",
+                f"model: agent {base!r} has no version {version[:80]!r}; "
+                f"use {base!r}, or one of: {', '.join(known)}",
                 param="model",
                 code="agent_version_not_found",
             )

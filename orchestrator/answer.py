@@ -11,7 +11,15 @@ random ones, which would make prompts differ for no reason, and some repeat them
 from __future__ import annotations
 
 from orchestrator.events import Call, OutputDelta
-from orchestrator.model import ArgumentsDelta, CallStart, Done, ModelError, ModelEvent, TextDelta
+from orchestrator.model import (
+    ArgumentsDelta,
+    CallStart,
+    Done,
+    ModelError,
+    ModelEvent,
+    ReasoningDelta,
+    TextDelta,
+)
 from serving.partial_json import StringField
 from serving.reply import REPLY
 
@@ -23,10 +31,12 @@ class Answer:
         self.step = step
         self.attempt = attempt
         self._text: list[str] = []
+        self._reasoning: list[str] = []
         self._names: list[str] = []
         self._arguments: list[list[str]] = []
         self._reply: StringField | None = None
         self._drained_text = 0
+        self._drained_reasoning = 0
         self._drained_calls: list[int] = []
         """For each call that is in the log, how many pieces of its arguments are."""
         self.done: Done | None = None
@@ -46,6 +56,8 @@ class Answer:
             self._names.append(event.name)
             self._arguments.append([])
             self._reply = StringField("text") if event.name == REPLY else None
+        elif isinstance(event, ReasoningDelta):
+            self._reasoning.append(event.text)
         elif isinstance(event, Done):
             self.done = event
 
@@ -53,12 +65,21 @@ class Answer:
     def characters(self) -> int:
         """How much the model wrote, to estimate what a failed attempt wasted."""
         arguments = sum(len(piece) for pieces in self._arguments for piece in pieces)
-        return sum(map(len, self._text)) + arguments
+        return sum(map(len, [*self._text, *self._reasoning])) + arguments
+
+    @property
+    def reasoning(self) -> str:
+        """What the model thought so far."""
+        return "".join(self._reasoning)
 
     def drain(self) -> list[OutputDelta]:
         """What came since the last drain, coalesced; `reply` shows as its text only."""
         deltas = []
         step, attempt = self.step, self.attempt
+        if len(self._reasoning) > self._drained_reasoning:
+            thought = "".join(self._reasoning[self._drained_reasoning :])
+            self._drained_reasoning = len(self._reasoning)
+            deltas.append(OutputDelta(step, attempt, "reasoning", thought))
         if len(self._text) > self._drained_text:
             text = "".join(self._text[self._drained_text :])
             self._drained_text = len(self._text)

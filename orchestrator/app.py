@@ -12,7 +12,7 @@ the journal outlives the worker, the worker outlives no stream, and the router g
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -35,7 +35,7 @@ from router.adapters import Adapters, adapter_routes
 from router.auto import AutoTurns
 from router.dispatch import Router
 from serving import discovery
-from serving.config import StackConfig
+from serving.config import ModelConfig, StackConfig
 from serving.discovery import other_fronts
 from serving.owned_task import OwnedTask
 
@@ -96,8 +96,20 @@ def create_app(config: StackConfig) -> ASGIApp:
             await router.stop()
             await table.stop()
 
+    def models_of(name: str) -> Iterable[ModelConfig]:
+        if name == "auto":
+            return config.models.values()
+        model = config.models.get(router.catalogue.parent(name) or name)
+        return () if model is None else (model,)
+
     intake = Intake(
-        journal, worker, agents, clock, router.catalogue.require_ready, limits=router.limits
+        journal,
+        worker,
+        agents,
+        clock,
+        router.catalogue.require_ready,
+        limits=router.limits,
+        models_of=models_of,
     )
     responses = build_routes(journal, worker, intake, config, clock)
     chat = AgentTurns(auto, journal, worker, intake, agents)

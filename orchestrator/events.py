@@ -91,14 +91,15 @@ class OutputDelta(Event, frozen=True, tag="output_delta", omit_defaults=True):
     """A batch of streamed output, journaled before it is sent on; needs no fsync of its own.
 
     `text` holds a piece of the answer's text, `call` opens a tool call (`call_id`, `name`, and in
-    `text` the first piece of its arguments), `arguments` continues it. The built-in `reply` tool
-    appears as `text` only. Joined, the deltas of an attempt are a beginning of its ModelResult:
-    what was not yet written when the answer became whole is only there.
+    `text` the first piece of its arguments), `arguments` continues it; `reasoning` is what the
+    model thinks before. The built-in `reply` tool appears as `text` only. Joined, the deltas of an
+    attempt are a beginning of its ModelResult: what was not yet written when the answer became
+    whole is only there.
     """
 
     step: int
     attempt: int
-    kind: Literal["text", "call", "arguments"]
+    kind: Literal["text", "call", "arguments", "reasoning"]
     text: str = ""
     call_id: str = ""
     name: str = ""
@@ -134,6 +135,10 @@ class ModelResult(Event, frozen=True, tag="model_result", omit_defaults=True):
     """What the same turn costs when nothing is cached."""
     seconds: float = 0.0
     first_token_s: float = 0.0
+    reasoning: str = ""
+    """What the model thought; its chat template gets it back."""
+    reasoning_tokens: int = 0
+    """Of the output."""
 
 
 class ModelFailed(Event, frozen=True, tag="model_failed", omit_defaults=True):

@@ -52,6 +52,17 @@ def _items(event: Shown, *, as_calls: bool) -> list[Item]:
 
 
 def _answer(result: ModelResult, *, as_calls: bool) -> list[Item]:
+    return [*_reasoning(result), *_said(result, as_calls=as_calls)]
+
+
+def _reasoning(result: ModelResult) -> list[Item]:
+    if not result.reasoning:
+        return []
+    content = [{"type": "reasoning_text", "text": result.reasoning}]
+    return [{"type": "reasoning", "summary": [], "content": content}]
+
+
+def _said(result: ModelResult, *, as_calls: bool) -> list[Item]:
     if replies(result) and as_calls:
         outputs = [
             (c, reply.ACKNOWLEDGED if c.name == reply.REPLY else NOT_RUN) for c in result.calls

@@ -8,18 +8,39 @@ never repeat what the client wrote in it, but for names of types and tools.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
 from serving.errors import BadRequest
 
 
 class Inbound(BaseModel):
-    """Base of what comes in: strict types, unknown fields ignored."""
+    """Base of what comes in: strict types, unknown fields ignored, since clients send items back
+    with whatever other servers wrote into them."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class Strict(Inbound):
+    """What a client asks for: a field that nobody knows is refused by name."""
+
+    model_config = ConfigDict(extra="forbid", serialize_by_alias=True)
+
+
+class WrittenAs:
+    """In the OpenAPI schema: a value may also be written in this form."""
+
+    def __init__(self, also: Mapping[str, Any], **limits: Any) -> None:
+        self._also = dict(also)
+        self._limits = limits
+
+    def __get_pydantic_json_schema__(
+        self, core: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [self._also, {**handler(core), **self._limits}]}
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -61,20 +82,33 @@ def _refusal(mistakes: list[ErrorDetails]) -> BadRequest:
     message = context.get("reason") or mistake["msg"]
     if kind == "missing":
         message = "is missing; add it"
+    elif kind == "extra_forbidden":
+        message = "is not a known parameter; leave it out"
     said = f"{param}: {message}" if param else str(message)
     return BadRequest(said, param=param or None, code=_code(kind))
 
 
+_CODES = {
+    "missing": "missing_required_parameter",
+    "missing_required_parameter": "missing_required_parameter",
+    "extra_forbidden": "unknown_parameter",
+    "unsupported_parameter": "unsupported_parameter",
+    "unsupported_value": "unsupported_value",
+    "invalid_json_schema": "invalid_json_schema",
+}
+
+
 def _code(kind: str) -> str:
-    if kind == "missing":
-        return "missing_required_parameter"
-    if kind in ("unsupported_parameter", "unsupported_value"):
-        return kind
+    if kind in _CODES:
+        return _CODES[kind]
     return "invalid_type" if kind.endswith("_type") else "invalid_value"
 
 
-TAGS = frozenset({"message", "function_call", "function_call_output", "reasoning"})
-"""Names of union members that pydantic puts into a location."""
+TAGS = frozenset(
+    {"message", "function_call", "function_call_output", "reasoning"}
+    | {"input_text", "output_text", "text", "refusal", "input_image"}
+)
+"""Names of union members that pydantic puts into a location, behind a place in a list."""
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
@@ -83,6 +117,12 @@ def _path(loc: tuple[int | str, ...]) -> str:
     for part in loc:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part not in TAGS and part[:1].islower() and "[" not in part:
+        elif part in TAGS and path.endswith("]"):
+            continue
+        elif part.isidentifier() and not part[:1].isupper():
             path += f".{part}" if path else part
+        elif path and not path.endswith("]") and "[" not in part and not part[:1].isupper():
+            path += f".{part[:80]}"  # a key of metadata, an unknown parameter
+        elif not path:
+            path = part[:80]
     return path

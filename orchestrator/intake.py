@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from orchestrator.acceptance import Admission
 from orchestrator.agents import Agent, Agents
+from orchestrator.capabilities import check
 from orchestrator.clock import Clock
 from orchestrator.events import ConversationStarted, HistoryImported, ResponseAccepted
 from orchestrator.history import items_of, upto
@@ -35,6 +36,7 @@ from orchestrator.state import State
 from router.limits import Limits
 from router.tenants import OPEN, Tenant
 from router.turn import Urgency
+from serving.config import ModelConfig
 from serving.errors import BadRequest, Conflict, NotFound
 
 LOCKS = 256
@@ -101,8 +103,11 @@ class Intake:
         require_engine: Callable[[str], None] = lambda _: None,
         *,
         limits: Limits | None = None,
+        models_of: Callable[[str], Iterable[ModelConfig]] = lambda _: (),
     ) -> None:
+        """`models_of` gives what may answer for a model's name, `auto` included."""
         self._limits = limits
+        self._models_of = models_of
         self._require_engine = require_engine
         self._journal = journal
         self._worker = worker
@@ -130,7 +135,6 @@ class Intake:
         if key and caller.name:
             key = f"{caller.name}\n{key}"  # no header holds a line break: nobody else has this key
         asked = Asked(request, agent, key, fingerprint, caller, size_bytes)
-        _check_tool_names(asked)
         if key and (known := await self._journal.find_idempotent(key)):
             return await self._again(known, asked)
         self._require_engine(asked.agent.model)
@@ -157,6 +161,7 @@ class Intake:
             return await self._after(asked, previous)
         if conversation := asked.request.conversation:
             return await self._within(asked, conversation)
+        self._check(asked)
         check_outputs((), asked.request.items())
         return await self._open(asked, None)
 
@@ -172,9 +177,11 @@ class Intake:
             if state.run is not None and state.run.response_id == previous:
                 raise _busy(f"previous_response_id: {previous} is still in progress")
             if state.last_response_id == previous and _is_agent(state, asked):
+                asked = self._as_begun(state, asked)
                 check_outputs(items_of(state.history), asked.request.items())
                 return await self._run(ref.conversation, asked)
         before = fold_all(upto(log, previous))
+        self._check(asked)
         items = items_of(before.history, as_calls=_is_agent(before, asked))
         check_outputs(items, asked.request.items())
         return await self._open(asked, HistoryImported(ref.conversation, previous, items))
@@ -193,8 +200,31 @@ class Intake:
                     f"{asked.request.model!r}; use previous_response_id to branch off",
                     param="model",
                 )
+            asked = self._as_begun(state, asked)
             check_outputs(items_of(state.history), asked.request.items())
             return await self._run(conversation, asked, start=self._start(asked))
+
+    def _check(self, asked: Asked) -> None:
+        check(asked.request, asked.agent, self._models_of(asked.agent.model))
+
+    def _as_begun(self, state: State, asked: Asked) -> Asked:
+        """A conversation stays on the version of its agent that it began with."""
+        if state.agent and state.agent != asked.agent.key:
+            asked = replace(asked, agent=self._version(state.agent, asked))
+        self._check(asked)
+        return asked
+
+    def _version(self, key: str, asked: Asked) -> Agent:
+        try:
+            return self._agents.get(key, asked.caller.tenant)
+        except NotFound:
+            raise Conflict(
+                f"model: the conversation is on {key!r}, which is not configured any more; put "
+                f"that version back under agents.{asked.agent.name}.versions, or branch off: "
+                f"send previous_response_id with model {asked.agent.key!r}",
+                param="model",
+                code="agent_version_removed",
+            ) from None
 
     async def _open(self, asked: Asked, imported: HistoryImported | None) -> Admission:
         """A new conversation."""
@@ -234,8 +264,9 @@ class Intake:
     def _accepted(self, asked: Asked) -> ResponseAccepted:
         request, caller = asked.request, asked.caller
         facts = {**request.facts(), "fingerprint": asked.fingerprint}
-        if caller.urgency != "interactive":
-            facts["urgency"] = caller.urgency
+        facts.setdefault("temperature", asked.agent.settings.get("temperature", 1.0))
+        if caller.urgency != "interactive" or request.service_tier == "flex":
+            facts["urgency"] = "batch"
         if caller.deadline_s is not None:
             facts["deadline_s"] = caller.deadline_s
         return ResponseAccepted(
@@ -250,17 +281,6 @@ class Intake:
 
     def _lock(self, conversation: str) -> asyncio.Lock:
         return self._locks[hash(conversation) % LOCKS]
-
-
-def _check_tool_names(asked: Asked) -> None:
-    own = asked.agent.tools.names
-    for index, each in enumerate(asked.request.tools or ()):
-        if each.name in own:
-            param = f"tools[{index}].name"
-            raise BadRequest(
-                f"{param}: {each.name!r} is a tool of the agent {asked.agent.name!r}; rename yours",
-                param=param,
-            )
 
 
 def _busy(message: str) -> Conflict:

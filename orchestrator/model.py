@@ -46,6 +46,12 @@ class TextDelta(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
+class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
+    """What the model thinks before it answers."""
+
+    text: str
+
+
 class CallStart(msgspec.Struct, frozen=True, gc=False):
     """A call begins; the arguments that follow belong to it."""
 
@@ -65,9 +71,11 @@ class Done(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Of the output."""
 
 
-ModelEvent = Routed | TextDelta | CallStart | ArgumentsDelta | Done
+ModelEvent = Routed | TextDelta | ReasoningDelta | CallStart | ArgumentsDelta | Done
 
 
 class ModelError(WarmloopError):
@@ -98,6 +106,9 @@ class _ToolCall(msgspec.Struct, gc=False):
 
 class _Delta(msgspec.Struct):
     content: str | None = None
+    reasoning: str | None = None
+    """vLLM's word; SGLang and older engines say `reasoning_content`."""
+    reasoning_content: str | None = None
     tool_calls: list[_ToolCall] | None = None
 
 
@@ -110,10 +121,15 @@ class _Details(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
 
+class _OutputDetails(msgspec.Struct, gc=False):
+    reasoning_tokens: int | None = None
+
+
 class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _OutputDetails | None = None
 
 
 class _Error(msgspec.Struct):
@@ -207,6 +223,8 @@ class ChunkReader:
         return events
 
     def _delta(self, delta: _Delta, events: list[ModelEvent]) -> None:
+        if reasoning := delta.reasoning or delta.reasoning_content:
+            events.append(ReasoningDelta(reasoning))
         if delta.content:
             events.append(TextDelta(delta.content))
         for call in delta.tool_calls or ():
@@ -224,11 +242,13 @@ class ChunkReader:
         if not self._finish:
             raise _broken("a stream without its end")
         details = self._usage.prompt_tokens_details
+        output = self._usage.completion_tokens_details
         return Done(
             finish_reason=self._finish,
             prompt_tokens=self._usage.prompt_tokens,
             cached_tokens=(details and details.cached_tokens) or 0,
             output_tokens=self._usage.completion_tokens,
+            reasoning_tokens=(output and output.reasoning_tokens) or 0,
         )
 
 

@@ -11,7 +11,13 @@ of the same step replaces all items of the ones before.
 from __future__ import annotations
 
 from orchestrator.events import Item, ModelResult, OutputDelta, ToolResult
-from orchestrator.output_items import Emitted, FunctionCall, FunctionCallOutput, Message
+from orchestrator.output_items import (
+    Emitted,
+    FunctionCall,
+    FunctionCallOutput,
+    Message,
+    Reasoning,
+)
 from orchestrator.state import replies
 from serving.reply import REPLY
 
@@ -24,10 +30,10 @@ class Output:
 
     def __init__(self, response_id: str) -> None:
         self._id = response_id.removeprefix("resp_")
-        self._items: list[Message | FunctionCall | FunctionCallOutput] = []
+        self._items: list[Message | Reasoning | FunctionCall | FunctionCallOutput] = []
         self._replaced: set[str] = set()
         self._attempt: Attempt = (0, 0)
-        self._of_attempt: list[Message | FunctionCall] = []
+        self._of_attempt: list[Message | Reasoning | FunctionCall] = []
         self._blank = ""
         self._answered: set[str] = set()
 
@@ -56,6 +62,8 @@ class Output:
             return []
         if event.kind == "text":
             return self._text(event.text)
+        if event.kind == "reasoning":
+            return self._think(event.text)
         call = self._call(event.call_id)
         emitted: list[Emitted] = []
         if call is None:
@@ -63,6 +71,14 @@ class Output:
                 return []
             call, emitted = self._open_call(event.call_id, event.name)
         return [*emitted, *(call.grow(event.text) if event.text else [])]
+
+    def _think(self, text: str) -> list[Emitted]:
+        thinking, emitted = self._reasoning(), []
+        if thinking is None:
+            thinking = Reasoning(self._item_id("rs", len(self._of_attempt)), len(self._items))
+            self._add(thinking)
+            emitted = thinking.open()
+        return [*emitted, *thinking.grow(text)]
 
     def _text(self, text: str) -> list[Emitted]:
         message = self._message()
@@ -81,6 +97,13 @@ class Output:
         if (event.step, event.attempt) != self._attempt:
             return []
         emitted: list[Emitted] = []
+        if event.reasoning:
+            thinking = self._reasoning()
+            streamed = thinking.text if thinking is not None else ""
+            if missing := event.reasoning[len(streamed) :]:
+                emitted += self._think(missing)
+            if (thinking := self._reasoning()) is not None:
+                emitted += thinking.close("completed")
         if event.text.strip():
             message = self._message()
             if message is None or not event.text.startswith(message.text):
@@ -102,7 +125,7 @@ class Output:
             emitted += self._withdraw(item)
         return emitted
 
-    def _withdraw(self, item: Message | FunctionCall | None) -> list[Emitted]:
+    def _withdraw(self, item: Message | Reasoning | FunctionCall | None) -> list[Emitted]:
         # What was sent cannot be unsaid inside its item: another item takes its place.
         if item is None:
             return []
@@ -128,19 +151,24 @@ class Output:
 
     def _open_message(self) -> tuple[Message, list[Emitted]]:
         message = Message(self._item_id("msg", len(self._of_attempt)), len(self._items))
-        self._items.append(message)
-        self._of_attempt.append(message)
+        self._add(message)
         return message, message.open()
 
     def _open_call(self, call_id: str, name: str) -> tuple[FunctionCall, list[Emitted]]:
         item_id = self._item_id("fc", len(self._of_attempt))
         call = FunctionCall(item_id, len(self._items), call_id, name)
-        self._items.append(call)
-        self._of_attempt.append(call)
+        self._add(call)
         return call, call.open()
+
+    def _add(self, item: Message | Reasoning | FunctionCall) -> None:
+        self._items.append(item)
+        self._of_attempt.append(item)
 
     def _message(self) -> Message | None:
         return next((x for x in self._of_attempt if isinstance(x, Message) and x.is_open), None)
+
+    def _reasoning(self) -> Reasoning | None:
+        return next((x for x in self._of_attempt if isinstance(x, Reasoning) and x.is_open), None)
 
     def _call(self, call_id: str) -> FunctionCall | None:
         calls = (x for x in self._of_attempt if isinstance(x, FunctionCall) and x.is_open)

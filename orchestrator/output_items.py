@@ -2,6 +2,7 @@
 
     message        added, content_part.added, output_text.delta*, .done, content_part.done, done
     function_call  added, function_call_arguments.delta*, [.done], done
+    reasoning      added, content_part.added, reasoning_text.delta*, .done, content_part.done, done
     function_call_output   added, done
 
 An item opens with its first byte and closes once: `completed`, or `incomplete` when its attempt
@@ -11,6 +12,7 @@ no client takes half a call for one that may be run.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.events import Item
@@ -58,21 +60,18 @@ class OpenItem:
         }
 
 
-class Message(OpenItem):
-    """Text of the assistant: one `output_text` part."""
+class OpenText(OpenItem):
+    """An item with one part of text; `kind` is the part's."""
+
+    kind = "output_text"
+    extra: Mapping[str, Any] = {}
+    """Fields of the text's events that are always the same."""
 
     def _part(self) -> dict[str, Any]:
-        return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": []}
+        raise NotImplementedError
 
-    def as_item(self) -> Item:
-        started = self._pieces or not self.is_open
-        return {
-            "id": self.item_id,
-            "type": "message",
-            "role": "assistant",
-            "status": self.status,
-            "content": [self._part()] if started else [],
-        }
+    def _content(self) -> list[dict[str, Any]]:
+        return [self._part()] if self._pieces or not self.is_open else []
 
     def open(self) -> list[Emitted]:
         return [
@@ -82,15 +81,51 @@ class Message(OpenItem):
 
     def grow(self, text: str) -> list[Emitted]:
         self._pieces.append(text)
-        return [self._event("output_text.delta", content_index=0, delta=text, logprobs=[])]
+        return [self._event(f"{self.kind}.delta", content_index=0, delta=text, **self.extra)]
 
     def close(self, status: str) -> list[Emitted]:
         self.status = status
         return [
-            self._event("output_text.done", content_index=0, text=self.text, logprobs=[]),
+            self._event(f"{self.kind}.done", content_index=0, text=self.text, **self.extra),
             self._event("content_part.done", content_index=0, part=self._part()),
             self._whole("done"),
         ]
+
+
+class Message(OpenText):
+    """Text of the assistant."""
+
+    extra: Mapping[str, Any] = {"logprobs": []}
+
+    def _part(self) -> dict[str, Any]:
+        return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": []}
+
+    def as_item(self) -> Item:
+        return {
+            "id": self.item_id,
+            "type": "message",
+            "role": "assistant",
+            "status": self.status,
+            "content": self._content(),
+        }
+
+
+class Reasoning(OpenText):
+    """What the model thought before it answered."""
+
+    kind = "reasoning_text"
+
+    def _part(self) -> dict[str, Any]:
+        return {"type": "reasoning_text", "text": self.text}
+
+    def as_item(self) -> Item:
+        return {
+            "id": self.item_id,
+            "type": "reasoning",
+            "status": self.status,
+            "summary": [],
+            "content": self._content(),
+        }
 
 
 class FunctionCall(OpenItem):

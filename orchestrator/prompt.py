@@ -36,7 +36,7 @@ Message = dict[str, Any]
 _canonical = msgspec.json.Encoder(order="sorted")
 ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 PARTS = ("input_text", "output_text", "text")
-LEFT_OUT = ("reasoning", "mcp_approval_request", "mcp_approval_response")
+LEFT_OUT = ("mcp_approval_request", "mcp_approval_response")
 """Items that a model does not see: no engine here takes them back."""
 NOT_RUN = "not run: the reply ended the response"
 
@@ -95,40 +95,6 @@ class Prompt:
         return b"".join((opening, self._messages, closing))
 
 
-def overrides(settings: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
-    """What a Responses request changes about an agent's model turns.
-
-    Function tools that the client runs stand beside the agent's own, all sorted by name.
-    """
-    changed: dict[str, Any] = {}
-    if request.get("max_output_tokens") is not None:
-        changed["max_tokens"] = request["max_output_tokens"]
-    for name in ("temperature", "top_p"):
-        if request.get(name) is not None:
-            changed[name] = request[name]
-    if tools := request.get("tools"):
-        both = [*settings.get("tools", ()), *map(_chat_tool, tools)]
-        changed["tools"] = sorted(both, key=lambda each: str(each["function"]["name"]))
-        if settings.get("tool_choice") != "required":  # a reply tool needs it
-            changed["tool_choice"] = _chat_tool_choice(request.get("tool_choice") or "auto")
-            changed["parallel_tool_calls"] = request.get("parallel_tool_calls") is not False
-    return changed
-
-
-def _chat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """A function tool of the Responses API as the chat API writes it."""
-    function = {
-        name: tool[name] for name in ("name", "description", "parameters") if tool.get(name)
-    }
-    return {"type": "function", "function": {**function, "strict": True}}
-
-
-def _chat_tool_choice(choice: Any) -> Any:
-    if isinstance(choice, Mapping):
-        return {"type": "function", "function": {"name": choice.get("name")}}
-    return choice
-
-
 def _messages_of_event(event: Shown, *, reply_tool: bool) -> list[Message]:
     match event:
         case ModelResult():
@@ -147,10 +113,11 @@ def _messages_of_event(event: Shown, *, reply_tool: bool) -> list[Message]:
 
 def _answer(result: ModelResult) -> list[Message]:
     if not result.calls:
-        return [{"role": "assistant", "content": result.text}] if result.text else []
+        said = {"role": "assistant", "content": result.text}
+        return [_thought(said, result.reasoning)] if result.text else []
     if not replies(result):
-        return [assistant_calls(result.calls, result.text)]
-    messages = [assistant_calls(result.calls, "")]
+        return [_thought(assistant_calls(result.calls, result.text), result.reasoning)]
+    messages = [_thought(assistant_calls(result.calls, ""), result.reasoning)]
     for call in result.calls:
         # After a reply nothing runs, and every call needs its answer.
         if call.name != reply.REPLY:
@@ -158,6 +125,11 @@ def _answer(result: ModelResult) -> list[Message]:
         elif reply.ACKNOWLEDGED:
             messages.append(tool_message(call.call_id, reply.ACKNOWLEDGED))
     return messages
+
+
+def _thought(message: Message, reasoning: str) -> Message:
+    """The model's own reasoning goes back to its chat template, which knows what to show of it."""
+    return {**message, "reasoning_content": reasoning} if reasoning else message
 
 
 def assistant_calls(calls: Sequence[Call], text: str) -> Message:
@@ -184,32 +156,48 @@ def tool_message(call_id: str, output: str) -> Message:
 def messages_of(items: Sequence[Item], *, reply_tool: bool) -> list[Message]:
     """OpenAI Responses items as chat messages.
 
-    Neighbouring function calls are one message, as the model made them. Under `reply_tool` an
-    assistant's message is written as the reply call that it was. Raises BadRequest naming the item.
+    What one turn said is one message, as the model made it: its reasoning, its text, its calls.
+    Under `reply_tool` an assistant's message is written as the reply call that it was. Raises
+    BadRequest naming the item.
     """
     messages: list[Message] = []
+    reasoning = before = ""
     for index, item in enumerate(items):
         kind = item.get("type", "message")
         where = f"input[{index}]"
+        count = len(messages)
         if kind == "message":
             messages += _message(item, where, reply_tool=reply_tool)
+            kind = item.get("role", "")
         elif kind == "function_call":
             call = Call(*(_string(item, key, where) for key in ("call_id", "name", "arguments")))
-            # Calls that one turn made together follow each other.
-            if index and items[index - 1].get("type") == "function_call":
-                messages[-1]["tool_calls"] += assistant_calls([call], "")["tool_calls"]
+            # Text and calls of one turn follow each other.
+            if before == "function_call" or (before == "assistant" and not reply_tool):
+                wanted = assistant_calls([call], "")["tool_calls"]
+                messages[-1].setdefault("tool_calls", []).extend(wanted)
             else:
                 messages.append(assistant_calls([call], ""))
         elif kind == "function_call_output":
             output = _text(item.get("output"), f"{where}.output")
             messages.append(tool_message(_string(item, "call_id", where), output))
+        elif kind == "reasoning":
+            reasoning = _reasoning(item)
         elif kind not in LEFT_OUT:
             raise BadRequest(
                 f"{where}.type: {kind!r} is not supported; "
                 "use message, function_call or function_call_output",
                 param=f"{where}.type",
             )
+        if len(messages) > count:
+            if messages[count]["role"] == "assistant":
+                messages[count] = _thought(messages[count], reasoning)
+            reasoning = ""
+        before = kind
     return messages
+
+
+def _reasoning(item: Item) -> str:
+    return "".join(str(part.get("text", "")) for part in item.get("content") or ())
 
 
 def _message(item: Item, where: str, *, reply_tool: bool) -> list[Message]:
@@ -219,12 +207,27 @@ def _message(item: Item, where: str, *, reply_tool: bool) -> list[Message]:
             f"{where}.role: {item.get('role')!r} is not a role; valid: {', '.join(ROLES)}",
             param=f"{where}.role",
         )
-    text = _text(item.get("content"), f"{where}.content")
+    content = item.get("content")
+    if role == "user" and isinstance(content, list) and any(map(_is_image, content)):
+        return [{"role": role, "content": [*map(_chat_part, content)]}]
+    text = _text(content, f"{where}.content")
     if role != "assistant" or not reply_tool:
         return [{"role": role, "content": text}]
     call = Call(item.get("id") or f"call_{where}", reply.REPLY, reply.arguments_of(text))
     acknowledged = [tool_message(call.call_id, reply.ACKNOWLEDGED)] if reply.ACKNOWLEDGED else []
     return [assistant_calls([call], ""), *acknowledged]
+
+
+def _is_image(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "input_image"
+
+
+def _chat_part(part: Item) -> dict[str, Any]:
+    """Text or a picture, as the chat API writes it."""
+    if not _is_image(part):
+        return {"type": "text", "text": part.get("text", "")}
+    detail = part.get("detail") or "auto"
+    return {"type": "image_url", "image_url": {"url": part["image_url"], "detail": detail}}
 
 
 def _string(item: Item, key: str, where: str) -> str:

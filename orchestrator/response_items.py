@@ -1,20 +1,22 @@
-"""The items and tools that a client may send, checked, and in the one form that the log keeps.
+"""The items that a client may send, checked, and in the one form that the log keeps.
 
     {"role": "user", "content": "hi"}
         -> {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
 
-Text only: a picture that is dropped silently would change what was asked.
+Pictures come inside the request (`data:` URLs), for models that read them: no engine of ours
+fetches what a stranger's URL points at.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from orchestrator.events import Item
-from orchestrator.inbound import Inbound, unsupported, wrong
-from serving.reply import REPLY
+from orchestrator.inbound import Inbound, WrittenAs, unsupported, wrong
+
+TEXT_KINDS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
 
 
 class TextPart(Inbound):
@@ -23,12 +25,41 @@ class TextPart(Inbound):
     type: Literal["input_text", "output_text", "text"]
     text: str
 
-    @field_validator("type", mode="before")
+
+class RefusalPart(Inbound):
+    """Words of another server's model, which declined."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+class ImagePart(Inbound):
+    type: Literal["input_image"]
+    image_url: str
+    detail: Literal["low", "high", "auto", "original"] | None = None
+
+    @field_validator("image_url")
     @classmethod
-    def _text_only(cls, value: Any) -> Any:
-        if value in ("input_image", "input_file", "input_audio"):
-            unsupported(f"{value!r} is not supported: agents here read text")
+    def _inside(cls, value: str) -> str:
+        if not value.startswith("data:image/"):
+            unsupported("only data: URLs of images are read; nothing is fetched from elsewhere")
         return value
+
+
+def _known(value: Any) -> Any:
+    """Refuse other kinds of parts by name."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "input_image" and value.get("file_id") is not None:
+        unsupported("file_id: files are not kept here; send image_url with a data: URL")
+    if kind in ("input_file", "input_audio", "computer_screenshot", "input_video"):
+        unsupported(f"{kind!r} is not supported: send text or, to models that read them, images")
+    return value
+
+
+Part = Annotated[
+    Annotated[TextPart | RefusalPart | ImagePart, Field(discriminator="type")],
+    BeforeValidator(_known),
+]
 
 
 def as_parts(value: Any) -> Any:
@@ -40,20 +71,37 @@ def as_parts(value: Any) -> Any:
     return value
 
 
+Parts = Annotated[list[Part], BeforeValidator(as_parts), WrittenAs({"type": "string"})]
+
+
 class MessageItem(Inbound):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: list[TextPart]
+    content: Parts
 
-    @field_validator("content", mode="before")
+    @field_validator("content")
     @classmethod
-    def _as_parts(cls, value: Any) -> Any:
-        return as_parts(value)
+    def _people_show_pictures(cls, value: list[Part], info: Any) -> list[Part]:
+        for part in value:
+            if isinstance(part, ImagePart) and info.data.get("role") != "user":
+                wrong("images stand in messages of the role user")
+        return value
 
     def normal(self) -> Item:
         kind = "output_text" if self.role == "assistant" else "input_text"
-        content = [{"type": kind, "text": part.text} for part in self.content]
+        content = [_part(part, kind) for part in self.content]
         return {"type": "message", "role": self.role, "content": content}
+
+
+def _part(part: Part, kind: str) -> Item:
+    if isinstance(part, ImagePart):
+        return {
+            "type": "input_image",
+            "detail": part.detail or "auto",
+            "image_url": part.image_url,
+        }
+    text = part.refusal if isinstance(part, RefusalPart) else part.text
+    return {"type": kind, "text": text}
 
 
 class CallItem(Inbound):
@@ -69,29 +117,49 @@ class CallItem(Inbound):
 class CallOutputItem(Inbound):
     type: Literal["function_call_output"]
     call_id: str = Field(min_length=1)
-    output: list[TextPart]
+    output: Parts
 
-    @field_validator("output", mode="before")
+    @field_validator("output")
     @classmethod
-    def _as_parts(cls, value: Any) -> Any:
-        return as_parts(value)
+    def _text_only(cls, value: list[Part]) -> list[Part]:
+        if any(isinstance(part, ImagePart) for part in value):
+            unsupported("the output of a call is text; send pictures in a user's message")
+        return value
 
     def normal(self) -> Item:
-        output = "".join(part.text for part in self.output)
+        output = "".join(_part(part, "text")["text"] for part in self.output)
         return {"type": "function_call_output", "call_id": self.call_id, "output": output}
 
 
+class ReasoningPart(Inbound):
+    type: Literal["reasoning_text"]
+    text: str
+
+
 class ReasoningItem(Inbound):
-    """Clients send back all items they got, from other servers too; ours make no use of these."""
+    """What a model thought before it answered. Ours comes back as it was; summaries and encrypted
+    reasoning of other servers say nothing to our models and are left out."""
 
     type: Literal["reasoning"]
+    content: list[ReasoningPart] | None = None
 
-    def normal(self) -> None:
-        return None
+    def normal(self) -> Item | None:
+        if not self.content:
+            return None
+        content = [{"type": "reasoning_text", "text": part.text} for part in self.content]
+        return {"type": "reasoning", "summary": [], "content": content}
+
+
+def _supported(value: Any) -> Any:
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "item_reference":
+        unsupported("'item_reference': send the item itself, or previous_response_id")
+    return value
 
 
 AnyItem = Annotated[
-    MessageItem | CallItem | CallOutputItem | ReasoningItem, Field(discriminator="type")
+    Annotated[MessageItem | CallItem | CallOutputItem | ReasoningItem, Field(discriminator="type")],
+    BeforeValidator(_supported),
 ]
 
 
@@ -110,32 +178,3 @@ def normal(items: list[AnyItem]) -> list[Item]:
     """The items as the log keeps them."""
     found = (item.normal() for item in items)
     return [item for item in found if item is not None]
-
-
-class FunctionTool(Inbound):
-    """A function that the client runs."""
-
-    type: Literal["function"]
-    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-    @field_validator("type", mode="before")
-    @classmethod
-    def _functions_only(cls, value: Any) -> Any:
-        if isinstance(value, str) and value != "function":
-            unsupported(f"{value!r} tools are not available; 'function' tools are")
-        return value
-
-    @field_validator("name")
-    @classmethod
-    def _not_ours(cls, value: str) -> str:
-        if value == REPLY:
-            unsupported(f"{REPLY!r} is the name of a built-in tool; choose another")
-        return value
-
-
-class NamedTool(Inbound):
-    type: Literal["function"]
-    name: str

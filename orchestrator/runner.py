@@ -159,9 +159,12 @@ class Runner:
 
 
 def _limits(agent: Agent, state: State) -> AgentLimits:
-    """The agent's, and the deadline that the request came with."""
+    """The agent's, and what the request wants to be less: its deadline, its calls of tools."""
     limits = agent.limits
-    deadline_s = state.run.request.get("deadline_s") if state.run is not None else None
-    if deadline_s is None or deadline_s >= limits.max_seconds:
-        return limits
-    return limits.model_copy(update={"max_seconds": deadline_s})
+    request = state.run.request if state.run is not None else {}
+    less = {
+        name: wanted
+        for name, said in (("max_seconds", "deadline_s"), ("max_tool_calls", "max_tool_calls"))
+        if (wanted := request.get(said)) is not None and wanted < getattr(limits, name)
+    }
+    return limits.model_copy(update=less) if less else limits

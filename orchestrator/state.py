@@ -183,6 +183,16 @@ Step = Idle | Wait | CallModel | CloseTurn | RunTools | Finish
 IDLE = Idle()
 
 
+def is_first_turn(state: State) -> bool:
+    """Has the model not yet answered in this response?"""
+    for event in reversed(state.history):
+        if isinstance(event, ModelResult):
+            return False
+        if isinstance(event, ResponseAccepted):
+            break
+    return True
+
+
 def replies(result: ModelResult) -> bool:
     """Did the model answer through the reply tool? Then the response ends, and calls beside it do
     not run. A reply without usable text is a call like any other that is refused."""

@@ -40,6 +40,7 @@ class TurnFacts:
         self._routed: ModelRouted | None = None
         self._tool_calls = 0
         self._wasted_tokens = 0
+        self._reasoning_tokens = 0
         self._limit: LimitReached | None = None
 
     def note(self, event: AnyEvent) -> None:
@@ -50,6 +51,7 @@ class TurnFacts:
                 self._routed = event
             case ModelResult():
                 self._turns.append(self._turn(event))
+                self._reasoning_tokens += event.reasoning_tokens
             case ModelFailed():
                 self._wasted_tokens += event.wasted_tokens
             case ToolIntent(attempt=1):
@@ -88,7 +90,7 @@ class TurnFacts:
                 "cache_write_tokens": 0,
             },
             "output_tokens": output,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": self._reasoning_tokens},
             "total_tokens": prompt + output,
         }
 

@@ -19,9 +19,10 @@ from orchestrator.collaborators import Collaborators
 from orchestrator.effects import Effects
 from orchestrator.events import AnyEvent, ModelFailed, ModelIntent, ModelResult, ModelRouted
 from orchestrator.model import ModelError, ModelTurn, Routed
-from orchestrator.prompt import Prompt, overrides
+from orchestrator.prompt import Prompt
 from orchestrator.run_log import RunLog
-from orchestrator.state import CallModel, CloseTurn
+from orchestrator.state import CallModel, CloseTurn, Run, is_first_turn
+from orchestrator.turn_settings import is_forced, overrides
 from router.turn import Decision
 from serving.config import Prices
 
@@ -45,6 +46,7 @@ class TurnRunner:
         self._effects = effects
         self._clock = shared.clock
         self._overrides: dict[str, Any] | None = None
+        self._overrides_of: tuple[bool, int] = (False, 0)
         self._answer: Answer | None = None
         self._decision: Decision | None = None
         self._first_at = 0.0
@@ -78,9 +80,7 @@ class TurnRunner:
         prompt.extend(self._book.state.history)
         turn_type = self._agent.turn_type
         self._book.emit(ModelIntent(step.step, step.attempt, began, turn_type, prompt.sha256))
-        if self._overrides is None:
-            self._overrides = overrides(self._agent.settings, run.request)
-        body = prompt.body(self._overrides)
+        body = prompt.body(self._changed(run))
         await self._book.flush()
         turn = ModelTurn(
             body,
@@ -130,6 +130,18 @@ class TurnRunner:
                 )
             )
 
+    def _changed(self, run: Run) -> dict[str, Any]:
+        """What the request changes of this turn; the same value as long as it is the same."""
+        request = run.request
+        forced = is_forced(request) and is_first_turn(self._book.state)
+        written = run.spent.output_tokens if "max_output_tokens" in request else 0
+        if self._overrides is None or self._overrides_of != (forced, written):
+            self._overrides_of = forced, written
+            self._overrides = overrides(
+                self._agent.settings, request, first=forced, output_tokens=written
+            )
+        return self._overrides
+
     async def _stream(self, turn: ModelTurn, answer: Answer) -> bool:
         async with aclosing(self._shared.models.turn(turn)) as events:
             async for event in events:
@@ -174,6 +186,8 @@ class TurnRunner:
             prompt_tokens=prompt,
             cached_tokens=cached,
             output_tokens=output,
+            reasoning=answer.reasoning,
+            reasoning_tokens=done.reasoning_tokens,
             cost_usd=spent + prices.cost_usd(prompt=prompt, cached=cached, output=output),
             uncached_cost_usd=spent + prices.cost_usd(prompt=prompt, cached=0, output=output),
             seconds=now - began,

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -241,6 +241,8 @@ class ModelConfig(Frozen):
     reasoning_parser: str | None = None
     """vLLM's or SGLang's parser of this model's reasoning, e.g. qwen3; the grammar of tool calls
     begins where the reasoning ends."""
+    images: bool = False
+    """It reads pictures too; requests with one are refused otherwise."""
     chat_template: Path | None = None
     """A Jinja file; a bare name is looked up among the shipped ones."""
     adapters: Mapping[Name, Path] = Field(default_factory=dict)
@@ -425,6 +427,18 @@ class AgentConfig(Frozen):
     temperature: float = Field(default=0.0, ge=0, le=2)
     max_output_tokens: int = Field(default=512, ge=1)
     limits: AgentLimits = AgentLimits()
+    versions: tuple[AgentConfig, ...] = ()
+    """Other versions, whole, that conversations may still be on: each goes on with the version
+    that it began with. `name@version` asks for one."""
+
+    @model_validator(mode="after")
+    def _versions_differ(self) -> AgentConfig:
+        numbers = [self.version, *(each.version for each in self.versions)]
+        if twice := sorted({number for number in numbers if numbers.count(number) > 1}):
+            raise ValueError(f"versions: version {twice[0]} is there twice; give each its own")
+        if nested := [each.version for each in self.versions if each.versions]:
+            raise ValueError(f"versions: version {nested[0]} has versions itself; list them beside")
+        return self
 
 
 PASSWORD_VARIABLE = "WARMLOOP_JOURNAL_PASSWORD"  # noqa: S105  its name, not its value
@@ -498,7 +512,7 @@ class StackConfig(Frozen):
         if "auto" in self.models:
             raise ValueError("models.auto: 'auto' is reserved for the router's choice")
         adapters = self.adapters
-        for name, agent in self.agents.items():
+        for name, agent in self._all_agents():
             if agent.model not in ("auto", *self.models, *adapters):
                 raise ValueError(
                     f"agents.{name}.model: unknown model {agent.model!r}; "
@@ -511,9 +525,16 @@ class StackConfig(Frozen):
                 )
         return self
 
+    def _all_agents(self) -> Iterator[tuple[str, AgentConfig]]:
+        """Every version of every agent, by where it stands."""
+        for name, agent in self.agents.items():
+            yield name, agent
+            for index, version in enumerate(agent.versions):
+                yield f"{name}.versions.{index}", version
+
     @model_validator(mode="after")
     def _agents_know_servers(self) -> StackConfig:
-        for name, agent in self.agents.items():
+        for name, agent in self._all_agents():
             for tool in agent.tools:
                 server = mcp_server(tool)
                 if server is not None and server not in self.mcp.servers:

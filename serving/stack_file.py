@@ -73,12 +73,23 @@ def _read_agents(path: Path, raw: dict[str, Any]) -> None:
     if not isinstance(agents, dict):
         return
     for name, agent in agents.items():
-        if isinstance(agent, str):
-            file = path.resolve().parent / Path(agent).expanduser()
-            section = _read(file, f"fix agents.{name} in {path}")
-            if isinstance(section.setdefault("tool_path", "."), str):
-                section["tool_path"] = str(file.parent / section["tool_path"])
-            agents[name] = section
+        agents[name] = _agent(path, agent, f"agents.{name}")
+        versions = agents[name].get("versions") if isinstance(agents[name], dict) else None
+        if isinstance(versions, list):
+            versions[:] = [
+                _agent(path, version, f"agents.{name}.versions.{index}")
+                for index, version in enumerate(versions)
+            ]
+
+
+def _agent(path: Path, agent: Any, where: str) -> Any:
+    if not isinstance(agent, str):
+        return agent
+    file = path.resolve().parent / Path(agent).expanduser()
+    section = _read(file, f"fix {where} in {path}")
+    if isinstance(section.setdefault("tool_path", "."), str):
+        section["tool_path"] = str(file.parent / section["tool_path"])
+    return section
 
 
 def _anchor_paths(raw: dict[str, Any], base: Path) -> None:
@@ -114,6 +125,9 @@ def _anchor_paths(raw: dict[str, Any], base: Path) -> None:
     agents = raw.get("agents")
     for agent in agents.values() if isinstance(agents, dict) else ():
         anchor(agent, "tool_path")
+        versions = agent.get("versions") if isinstance(agent, dict) else None
+        for version in versions if isinstance(versions, list) else ():
+            anchor(version, "tool_path")
     mcp = raw.get("mcp")
     servers = mcp.get("servers") if isinstance(mcp, dict) else None
     for server in servers.values() if isinstance(servers, dict) else ():
@@ -173,7 +187,8 @@ def _index(section: type[Frozen]) -> None:
             # A mapping's or a list's own keys pass through to the same section.
             if info.annotation is not below:
                 _SECTIONS[below, "*"] = below
-            _index(below)
+            if below is not section:  # an agent's versions are agents
+                _index(below)
 
 
 def _frozen_types(annotation: Any) -> list[type[Frozen]]:

@@ -152,7 +152,7 @@ async def front_door(journal_path: Path) -> AsyncIterator[Front]:
     journal = SqliteJournal(journal_path)
     worker = Worker(journal=journal, agents=agents, models=model, delta_batch_s=0.0)
     router = Router(config, StaticTable(config), also_models=agents.names, sink=lambda _: None)
-    intake = Intake(journal, worker, agents, clock)
+    intake = Intake(journal, worker, agents, clock, models_of=lambda _: config.models.values())
     routes = build_routes(journal, worker, intake, config, clock)
     async with AsyncExitStack() as life:
         life.push_async_callback(journal.close)

@@ -487,9 +487,21 @@ BAD_BODIES: list[tuple[str, str, str]] = [
         "input[0].role",
     ),
     (
-        '{"model": "desk", "input": [{"role": "user", "content": [{"type": "input_image"}]}]}',
+        '{"model": "desk", "input": [{"role": "user", "content": [{"type": "input_image",'
+        ' "image_url": "data:image/png;base64,AA=="}]}]}',
         "unsupported_value",
         "input[0].content[0].type",
+    ),
+    (
+        '{"model": "desk", "input": [{"role": "user", "content": [{"type": "input_image",'
+        ' "image_url": "https://example.com/a.png"}]}]}',
+        "unsupported_value",
+        "input[0].content[0].image_url",
+    ),
+    (
+        '{"model": "desk", "input": [{"role": "user", "content": [{"type": "input_file"}]}]}',
+        "unsupported_value",
+        "input[0].content[0]",
     ),
     ('{"model": "desk", "input": "hi", "temperature": "hot"}', "invalid_type", "temperature"),
     ('{"model": "desk", "input": "hi", "stream": "yes"}', "invalid_type", "stream"),
@@ -506,13 +518,35 @@ BAD_BODIES: list[tuple[str, str, str]] = [
     ),
     (
         '{"model": "desk", "input": "hi", "reasoning": {"effort": "low"}}',
-        "unsupported_parameter",
+        "unsupported_value",
         "reasoning.effort",
     ),
     (
-        '{"model": "desk", "input": "hi", "text": {"format": {"type": "json_schema"}}}',
-        "unsupported_parameter",
+        '{"model": "d", "input": "a", "text": {"format": {"type": "json_schema"}}}',
+        "missing_required_parameter",
+        "text.format.name",
+    ),
+    (
+        '{"model": "desk", "input": "hi", "text": {"format": {"type": "json_object"}}}',
+        "unsupported_value",
         "text.format",
+    ),
+    ('{"model": "desk", "input": "hi", "no_such": 1}', "unknown_parameter", "no_such"),
+    ('{"model": "desk", "input": "hi", "text": {"tone": 1}}', "unknown_parameter", "text.tone"),
+    (
+        '{"model": "desk", "input": "hi", "tool_choice": "sometimes"}',
+        "invalid_value",
+        "tool_choice",
+    ),
+    (
+        '{"model": "desk", "input": "hi", "tool_choice": {"type": "function", "name": "no"}}',
+        "unsupported_value",
+        "tool_choice",
+    ),
+    (
+        '{"model": "desk", "input": "hi", "include": ["message.output_text.logprobs"]}',
+        "unsupported_parameter",
+        "include",
     ),
     (
         '{"model": "desk", "input": "x", "conversation": "a", "previous_response_id": "b"}',
@@ -535,7 +569,7 @@ async def test_bad_input_is_refused_with_the_fields_path(
     assert answer.headers["x-request-id"]
 
 
-async def test_what_means_nothing_here_is_ignored(front: Front) -> None:
+async def test_what_means_nothing_here_is_taken_and_shown_again(front: Front) -> None:
     response = await front.client.responses.create(
         model="desk",
         input="hi",
@@ -543,10 +577,11 @@ async def test_what_means_nothing_here_is_ignored(front: Front) -> None:
         truncation="disabled",
         service_tier="auto",
         prompt_cache_key="k",
-        extra_body={"no_such_parameter": 1},
+        safety_identifier="s",
     )
 
     assert response.output_text == "ok"
+    assert (response.prompt_cache_key, response.safety_identifier) == ("k", "s")
 
 
 async def test_a_body_over_the_limit_is_refused(front: Front) -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from orchestrator.agents import Agents, examples, resolve
 from orchestrator.events import Call, HistoryImported, ModelResult, ResponseAccepted, ToolResult
-from orchestrator.prompt import messages_of, overrides
+from orchestrator.prompt import messages_of
 from orchestrator.state import Shown
+from orchestrator.turn_settings import overrides
 from serving.config import AgentConfig, StackConfig
 from serving.errors import BadRequest, ConfigError, NotFound
 
@@ -165,7 +166,7 @@ def test_items_become_messages_and_neighbouring_calls_one_message() -> None:
         ({"type": "video"}, "input[0].type"),
         ({"role": "robot", "content": "x"}, "input[0].role"),
         ({"role": "user", "content": 7}, "input[0].content"),
-        ({"role": "user", "content": [{"type": "input_image"}]}, "input[0].content[0]"),
+        ({"role": "user", "content": [{"type": "input_file"}]}, "input[0].content[0]"),
         ({"type": "function_call", "call_id": "c", "name": "f"}, "input[0].arguments"),
         ({"type": "function_call_output", "output": "o"}, "input[0].call_id"),
     ],
@@ -194,7 +195,7 @@ def test_agents_are_found_by_name_version_and_model() -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("suport", "did you mean 'support'"), ("support@2", "has version 3"), ("x@1", "unknown")],
+    [("suport", "did you mean 'support'"), ("support@2", "has no version '2'"), ("x@1", "unknown")],
 )
 def test_unknown_agents_are_refused_with_what_there_is(name: str, said: str) -> None:
     with pytest.raises(NotFound, match=said):
