@@ -64,6 +64,8 @@ def create_app(config: StackConfig) -> ASGIApp:
         clock=clock,
         lease_s=config.journal.lease_s,
         delta_batch_s=config.journal.delta_batch_s,
+        unstored_s=config.journal.unstored_s,
+        retention_s=config.journal.retention_s,
     )
 
     peers = peer_http.join(

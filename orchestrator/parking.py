@@ -45,6 +45,9 @@ class Parking:
         if len(self._parked) > self._max_parked:
             self._parked.popitem(last=False)
 
+    def forget(self, conversation: str) -> None:
+        self._parked.pop(conversation, None)
+
     async def load(self, lease: Lease) -> Parked:
         """The state as of now: the parked one, and what the log has beyond it."""
         parked = self._parked.pop(lease.conversation, None) or Parked()

@@ -41,6 +41,7 @@ from orchestrator.leases import CANCEL, DUE, Leases
 from orchestrator.machine import fold_all
 from orchestrator.model import ModelClient
 from orchestrator.parking import Parking
+from orchestrator.purging import Purger
 from orchestrator.runner import Runner
 from orchestrator.waking import Waking
 from serving.config import Prices
@@ -69,6 +70,8 @@ class Worker:
         delta_batch_s: float = 0.05,
         park_s: float = 5.0,
         stop_grace_s: float = 5.0,
+        unstored_s: float = 60.0,
+        retention_s: float | None = None,
     ) -> None:
         self._journal = journal
         self._agents = agents
@@ -99,13 +102,24 @@ class Worker:
             leave=self._leave,
         )
         self._waking = Waking(journal, self._clock, self._claims, self.submit, lease_s / 3)
+        self._purger = Purger(
+            journal=journal,
+            clock=self._clock,
+            claims=self._claims,
+            leases=self._leases,
+            parking=self._parking,
+            cancel=self.cancel,
+            leave=self._leave,
+            unstored_s=unstored_s,
+            retention_s=retention_s,
+        )
         self._stopping = False
 
     async def __aenter__(self) -> Worker:
         await self._group.__aenter__()
         self._journal.listen(self._heard)
         await self.recover()
-        for kept in (self._leases.keep(self._claims), self._waking.keep()):
+        for kept in (self._leases.keep(self._claims), self._waking.keep(), self._purger.keep()):
             self._keeping.append(self._group.create_task(kept))
         return self
 
@@ -183,6 +197,24 @@ class Worker:
                 claim.runner.cancel(response_id)
             await asyncio.shield(claim.done)
         return ref
+
+    async def purge_response(self, response_id: str) -> ResponseRef:
+        """Delete a response for good, after cancelling it; `purge.py` says what stays of it.
+
+        Raises NotFound, Conflict, JournalFull.
+        """
+        return await self._purger.response(response_id)
+
+    async def purge_conversation(self, conversation: str) -> None:
+        """Delete a conversation for good, with all its responses; what runs in it is cancelled.
+
+        Raises NotFound, Conflict, JournalFull.
+        """
+        await self._purger.conversation(conversation)
+
+    async def sweep(self) -> int:
+        """Purge some of what is not kept; a worker does so by itself every minute."""
+        return await self._purger.sweep()
 
     async def recover(self) -> int:
         """Begin to pick up what dead processes left behind and what has waited long enough;

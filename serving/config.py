@@ -467,6 +467,10 @@ class JournalConfig(Frozen):
     """A response with `store: false` is purged so long after its end, so that a slow reader of its
     stream can read on."""
 
+    @property
+    def retention_s(self) -> float | None:
+        return None if self.retention_days is None else 86_400 * self.retention_days
+
     @model_validator(mode="after")
     def _one_place(self) -> JournalConfig:
         if self.url is None:
