@@ -60,6 +60,7 @@ def create_app(config: StackConfig) -> ASGIApp:
         journal=journal,
         agents=agents,
         models=RouterModel(auto, access.named),
+        outcomes=auto.ledger.observed,
         prices=PriceList(config, router.catalogue.parent),
         clock=clock,
         lease_s=config.journal.lease_s,

@@ -20,6 +20,7 @@ from orchestrator.events import AnyEvent, ModelRouted, OutputDelta, ToolProgress
 from orchestrator.journal import Fenced, Journal, JournalFull, Lease
 from orchestrator.machine import fold
 from orchestrator.state import State
+from orchestrator.turn_outcomes import TurnOutcomes
 
 SOFT = (OutputDelta, ModelRouted, ToolProgress)
 """Events that nothing depends on: a batch of these alone needs no fsync."""
@@ -37,6 +38,8 @@ class RunLog:
         state: State,
         clock: Clock,
         on_fenced: Callable[[], None],
+        *,
+        outcomes: TurnOutcomes,
     ) -> None:
         self.lease = lease
         self.state = state
@@ -45,6 +48,7 @@ class RunLog:
         self._journal = journal
         self._clock = clock
         self._on_fenced = on_fenced
+        self._outcomes = outcomes
         self._pending: list[AnyEvent] = []
         self._lock = asyncio.Lock()
 
@@ -56,6 +60,7 @@ class RunLog:
     def emit(self, event: AnyEvent) -> None:
         """Take an event into the state now, and into the log with the next flush."""
         fold(self.state, event)
+        self._outcomes.take(event, self.state)
         self._pending.append(event)
 
     def forget(self) -> None:

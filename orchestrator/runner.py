@@ -22,6 +22,7 @@ from orchestrator.prompt import Prompt
 from orchestrator.run_log import RunLog
 from orchestrator.state import CallModel, CloseTurn, Finish, Idle, RunTools, State, Wait
 from orchestrator.tool_runner import ToolRunner
+from orchestrator.turn_outcomes import TurnOutcomes
 from orchestrator.turn_runner import TurnRunner
 from serving.config import AgentLimits
 
@@ -41,7 +42,14 @@ class Runner:
         self._shared = shared
         self._clock = shared.clock
         self._limits = _limits(agent, state)
-        self._book = RunLog(shared.journal, lease, state, shared.clock, self.fence)
+        self._book = RunLog(
+            shared.journal,
+            lease,
+            state,
+            shared.clock,
+            self.fence,
+            outcomes=TurnOutcomes(shared.outcomes),
+        )
         self._effects = Effects()
         self._turns = TurnRunner(shared, agent, prompt, self._book, self._effects)
         self._tools = ToolRunner(shared, agent, self._limits, self._book, self._effects)

@@ -29,7 +29,7 @@ from typing import Any, Literal
 import msgspec
 import psutil
 
-from serving import preflight, weights
+from serving import preflight, weights, whole_file
 from serving.config import ModelConfig, StackConfig, home
 from serving.discovery import needs_ray
 from serving.engines import guardian
@@ -214,10 +214,8 @@ class Supervisor:
         where = (self.url, str(self._config_path))
         run = RunFile(self._config.name, os.getpid(), *where, state, created)
         path = run_file_path(self._folder)
-        scratch = path.with_suffix(".tmp")
         with writing(self._folder):
-            scratch.write_bytes(msgspec.json.encode(run))
-            scratch.replace(path)
+            whole_file.write(path, msgspec.json.encode(run))
 
     def _fetch_weights(self) -> None:
         """All models at once: downloads wait for the network, conversions for one core each."""

@@ -22,6 +22,7 @@ from orchestrator.model import ModelError, ModelTurn, Routed
 from orchestrator.prompt import Prompt
 from orchestrator.run_log import RunLog
 from orchestrator.state import CallModel, CloseTurn, Run, is_first_turn
+from orchestrator.turn_outcomes import turn_id
 from orchestrator.turn_settings import is_forced, overrides
 from router.turn import Decision
 from serving.config import Prices
@@ -85,7 +86,7 @@ class TurnRunner:
         turn = ModelTurn(
             body,
             self._book.lease.conversation,
-            f"{run.response_id}-{step.step}-{step.attempt}",
+            turn_id(run.response_id, step.step, step.attempt),
             turn_type,
             self._agent.name if self._agent.version is not None else "",
             self._book.state.tenant,

@@ -43,6 +43,7 @@ from orchestrator.model import ModelClient
 from orchestrator.parking import Parking
 from orchestrator.purging import Purger
 from orchestrator.runner import Runner
+from orchestrator.turn_outcomes import Report
 from orchestrator.waking import Waking
 from serving.config import Prices
 from serving.errors import NotFound, Unavailable
@@ -64,6 +65,7 @@ class Worker:
         agents: Agents,
         models: ModelClient,
         prices: Mapping[str, Prices] | None = None,
+        outcomes: Report = lambda *_: None,
         clock: Clock | None = None,
         owner: str | None = None,
         lease_s: float = 10.0,
@@ -85,6 +87,7 @@ class Worker:
             prices=prices or {},
             delta_batch_s=delta_batch_s,
             park_s=park_s,
+            outcomes=outcomes,
             spawn=self._spawn,
         )
         self._keeping: list[asyncio.Task[None]] = []

@@ -13,13 +13,13 @@ back.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from serving import whole_file
 from serving.config import StackConfig
 from serving.errors import ConfigError
 from serving.table import Engine
@@ -106,12 +106,7 @@ class AdapterFile:
     def write(self, value: AdapterSet) -> None:
         """Whole or not at all, and readable by its owner only. Raises OSError."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        scratch = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-            out.write(msgspec.json.encode(value))
-            out.flush()
-            os.fsync(out.fileno())
-        scratch.replace(self._path)
+        whole_file.write(self._path, msgspec.json.encode(value))
         stat = self._path.stat()
         self._seen = (stat.st_mtime_ns, stat.st_ino)
 

@@ -82,7 +82,9 @@ class AutoTurns:
         self.router = router
         self.ledger = Ledger(router, history, TierMetrics(router.metrics.registry))
         port = router.config.front.port
-        self._store = folder and TierStore(history, folder, port, knobs.save_every_s)
+        self._store = folder and TierStore(
+            history, self.ledger.chains, folder, port, knobs.save_every_s
+        )
 
     async def start(self) -> None:
         """Read the history. Without it, and before, everything works on what is seen."""

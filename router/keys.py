@@ -21,7 +21,6 @@ import hmac
 import os
 import secrets
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from pathlib import Path
 
 import msgspec
 
+from serving import whole_file
 from serving.errors import ConfigError
 
 PREFIX = "wl_"
@@ -145,17 +145,7 @@ class KeyFile:
     def _write(self, contents: Contents) -> None:
         text = msgspec.json.format(msgspec.json.encode(contents), indent=2) + b"\n"
         try:
-            # mkstemp gives 0600 from the first moment on.
-            handle, name = tempfile.mkstemp(prefix=self.path.name, dir=self.path.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(name).replace(self.path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            whole_file.write(self.path, text)
         except OSError as error:
             raise self._unwritable(error) from None
 

@@ -241,7 +241,8 @@ class Ledger:
         if seen is not None:
             self._saw(job, tier, good=seen)
         tenant = job.turn.tenant.name
-        answered = Answered(tenant, job.kind, tier, seen)
+        weight = self.knobs.implicit_weight
+        answered = Answered(tenant, job.kind, tier, seen, 0.0 if seen is None else weight)
         self.recent.add(job.turn.request_id, answered, response=_response_id(job.turn))
         chain = job.chain
         if chain.asked == job.digest and chain.answered is not None and job.has_tools:
@@ -270,13 +271,28 @@ class Ledger:
         """
         reported = self.recent.take(tenant, request_id)
         for each in reported:
-            if each.seen is not None:
-                self.history.retract(
-                    each.kind, each.tier, good=each.seen, weight=self.knobs.implicit_weight
-                )
+            self._retract(each)
             self.history.learn(each.kind, each.tier, good=success)
             self.metrics.reported(each.tier, success=success)
         return len(reported)
+
+    def observed(self, tenant: str, request_id: str, success: bool) -> None:
+        """What whoever ran the answer's calls has seen of it; it can still be reported."""
+        answered = self.recent.find(tenant, request_id)
+        weight = self.knobs.observed_weight
+        if answered is None or not weight:
+            return
+        self._retract(answered)
+        self.history.learn(answered.kind, answered.tier, good=success, weight=weight)
+        self.recent.concluded(
+            request_id, msgspec.structs.replace(answered, seen=success, weight=weight)
+        )
+
+    def _retract(self, answered: Answered) -> None:
+        if answered.seen is not None:
+            self.history.retract(
+                answered.kind, answered.tier, good=answered.seen, weight=answered.weight
+            )
 
     def _saw(self, job: Job, tier: Tier, *, good: bool) -> None:
         self._learn(job.kind, tier, good=good)

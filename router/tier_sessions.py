@@ -29,18 +29,49 @@ class Chain:
     """Of the last answered turn; 0 where the engine did not say."""
 
 
+class StoredChain(msgspec.Struct, array_like=True, frozen=True):
+    """What of a session outlives its front door."""
+
+    tenant: str
+    session: bytes
+    current: Tier | None
+    turns: int
+    spent_usd: float
+
+
 class Chains:
     """Sessions by key; the least recently used go first."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._chains: OrderedDict[tuple[str, bytes], Chain] = OrderedDict()
+        self.version = 0
+        """Changes when a session has a turn."""
+
+    def rows(self) -> list[StoredChain]:
+        """The least recently used first."""
+        return [
+            StoredChain(tenant, session, chain.current, chain.turns, chain.spent_usd)
+            for (tenant, session), chain in self._chains.items()
+            if chain.turns or chain.spent_usd
+        ]
+
+    def restore(self, rows: list[StoredChain]) -> None:
+        """Of an earlier start; what has come since then is newer."""
+        since, self._chains = self._chains, OrderedDict()
+        for row in rows:
+            chain = self.of(row.tenant, row.session)
+            chain.current, chain.turns, chain.spent_usd = row.current, row.turns, row.spent_usd
+        for key, chain in since.items():
+            self._chains[key] = chain
+            self._chains.move_to_end(key)
 
     def __len__(self) -> int:
         return len(self._chains)
 
     def of(self, tenant: str, session: bytes) -> Chain:
         """Made where there is none. Two tenants with the same session id have two."""
+        self.version += 1
         key = tenant, session
         chain = self._chains.get(key)
         if chain is None:
@@ -58,7 +89,9 @@ class Answered(msgspec.Struct, frozen=True):
     kind: Kind
     tier: Tier
     seen: bool | None
-    """What was concluded from the answer alone; None: nothing."""
+    """What was concluded so far; None: nothing."""
+    weight: float = 0.0
+    """... and what that counted."""
 
 
 class Recent:
@@ -81,6 +114,14 @@ class Recent:
             self._answered.popitem(last=False)
         while len(self._responses) > self._capacity:
             self._responses.popitem(last=False)
+
+    def find(self, tenant: str, request_id: str) -> Answered | None:
+        """One that nobody has reported."""
+        return self._answered.get((tenant, request_id))
+
+    def concluded(self, request_id: str, answered: Answered) -> None:
+        """More is known of it than before."""
+        self._answered[answered.tenant, request_id] = answered
 
     def take(self, tenant: str, name: str) -> list[Answered]:
         """Of a request, or of all of a response; empty where the name is unknown, another

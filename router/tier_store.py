@@ -1,24 +1,28 @@
-"""The history of turns on disk: written now and then, whole, beside the front door's other files.
+"""What `auto` knows, on disk: written now and then, whole, beside the front door's other files.
 
-    start: own file → history        every save_every_s, when changed → own file (atomic)
-           none: the newest of other front doors
+    HOST-PORT.json       the history of turns     none at a start: the newest of other front doors
+    HOST-PORT.sessions   which model each session has, and what it has spent     ours alone
+
+    start: own files → memory        every save_every_s, when changed → own files (atomic)
 
 Each front door has a file of its own (host and port), so that none waits for another and none
 overwrites what another learnt; the price is that what one learns reaches others only when they are
 new. Writing happens in a thread: no turn waits for a disk. A file that cannot be read is put aside.
+A front door that is killed forgets what came after its last writing: of a budget, too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from pathlib import Path
 
 import msgspec
 
 from router.tier_history import History, Kind, Tally
+from router.tier_sessions import Chains, StoredChain
+from serving import whole_file
 from serving.owned_task import OwnedTask
 
 _log = logging.getLogger("warmloop.tiers")
@@ -30,20 +34,31 @@ class _Saved(msgspec.Struct):
     rows: list[tuple[Kind, Tally]]
 
 
-class TierStore:
-    """One front door's file."""
+class _Sessions(msgspec.Struct):
+    version: int
+    rows: list[StoredChain]
 
-    def __init__(self, history: History, folder: Path, port: int, every_s: float) -> None:
+
+class TierStore:
+    """One front door's files."""
+
+    def __init__(
+        self, history: History, chains: Chains, folder: Path, port: int, every_s: float
+    ) -> None:
         self._history = history
+        self._chains = chains
         self._folder = folder
         self._path = folder / f"{socket.gethostname()}-{port}.json"
+        self._sessions = self._path.with_suffix(".sessions")
         self._every_s = every_s
         self._written = 0
+        self._written_chains = 0
         self._task = OwnedTask()
 
     async def start(self) -> None:
         """Read what there is, then keep the file up to date."""
         await asyncio.to_thread(self._read)
+        await asyncio.to_thread(self._read_sessions)
         self._task.start(self._keep, "tier-history")
 
     async def stop(self) -> None:
@@ -57,17 +72,39 @@ class TierStore:
             await self._save()
 
     async def _save(self) -> None:
+        # Encoded here, since only the loop may look at what it changes: 10,000 kinds take 10 ms,
+        # and so do 10,000 sessions.
         version = self._history.version
-        if version == self._written:
-            return
-        # Encoded here, since only the loop may look at what it changes: 10,000 kinds take 10 ms.
-        data = msgspec.json.encode(_Saved(_VERSION, self._history.rows()))
+        if version != self._written:
+            data = msgspec.json.encode(_Saved(_VERSION, self._history.rows()))
+            if await self._write(self._path, data):
+                self._written = version
+        version = self._chains.version
+        if version != self._written_chains:
+            data = msgspec.msgpack.encode(_Sessions(_VERSION, self._chains.rows()))
+            if await self._write(self._sessions, data):
+                self._written_chains = version
+
+    async def _write(self, path: Path, data: bytes) -> bool:
         try:
-            await asyncio.to_thread(_write, self._path, data)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(whole_file.write, path, data)
         except OSError as error:
-            _log.warning("the history of turns is not stored: %s", error)
-        else:
-            self._written = version
+            _log.warning("what auto has learnt is not stored: %s", error)
+            return False
+        return True
+
+    def _read_sessions(self) -> None:
+        try:
+            saved = msgspec.msgpack.decode(self._sessions.read_bytes(), type=_Sessions)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, RecursionError) as error:
+            _log.warning("%s: sessions begin anew: %s", self._sessions, type(error).__name__)
+            return
+        if saved.version == _VERSION:
+            self._chains.restore(saved.rows)
+            self._written_chains = self._chains.version
 
     def _read(self) -> None:
         mine = [self._path] if self._path.exists() else []
@@ -94,14 +131,3 @@ def _age(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, whenever the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".new")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)

@@ -21,6 +21,7 @@ from typing import Literal
 
 import msgspec
 
+from serving import whole_file
 from serving.errors import EngineError
 
 FOLDER = "commands"
@@ -90,9 +91,7 @@ def ask(run_dir: Path, restart: Restart, alive: Callable[[], bool]) -> Iterator[
         raise EngineError("the engines are still starting; try again when they are ready")
     name = f"{time.time_ns()}-{secrets.token_hex(4)}"
     answer = folder / f"{name}.log"
-    scratch = folder / f"{name}.tmp"
-    scratch.write_bytes(msgspec.json.encode(restart))
-    scratch.replace(scratch.with_suffix(".json"))
+    whole_file.write(folder / f"{name}.json", msgspec.json.encode(restart))
     read_bytes = 0
     try:
         while True:

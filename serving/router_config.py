@@ -57,6 +57,9 @@ class TiersConfig(TierKnobs):
     implicit_weight: float = Field(default=0.25, ge=0, le=1)
     """What a success counts that was only seen (a valid call, never asked again), beside one that
     was reported to /v1/warmloop/outcomes."""
+    observed_weight: float = Field(default=0.5, ge=0, le=1)
+    """... and what an outcome counts that the agent loop saw itself: tools took a turn's calls, or
+    a call was refused."""
     prior_turns: float = Field(default=20.0, gt=0)
     """How many outcomes of its own make a kind of turn count as much as what it is a kind of."""
     half_life_turns: float = Field(default=2000.0, gt=0)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+
+from serving import whole_file
 
 NAME = "cluster.json"
 EVENTS = "events.jsonl"
@@ -49,10 +50,7 @@ def read_run_file(run_dir: Path) -> RunFile | None:
 def write_run_file(run_dir: Path, run: RunFile) -> None:
     """Atomic: a reader sees all of it or nothing."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=run_dir, prefix=f".{NAME}.")
-    with os.fdopen(handle, "wb") as file:
-        file.write(msgspec.json.encode(run))
-    Path(name).replace(run_dir / NAME)
+    whole_file.write(run_dir / NAME, msgspec.json.encode(run))
 
 
 def make_token(run_dir: Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from router.tier_history import History, Kind
+from router.tier_sessions import Chains
 from router.tier_store import TierStore
 from serving.router_config import TiersConfig
 
@@ -32,7 +33,7 @@ def file_of(folder: Path, port: int = 8080) -> Path:
 async def started(folder: Path, *, port: int = 8080) -> History:
     """What a front door knows after it has started."""
     history = History(TiersConfig())
-    store = TierStore(history, folder, port, LONG_S)
+    store = TierStore(history, Chains(100), folder, port, LONG_S)
     await store.start()
     await store.stop()
     return history
@@ -40,7 +41,7 @@ async def started(folder: Path, *, port: int = 8080) -> History:
 
 async def store(history: History, folder: Path, *, port: int = 8080) -> Path:
     """Stop a front door that knows this; its file."""
-    await TierStore(history, folder, port, LONG_S).stop()
+    await TierStore(history, Chains(100), folder, port, LONG_S).stop()
     return file_of(folder, port)
 
 
@@ -59,7 +60,7 @@ async def test_without_a_file_nothing_is_known_and_nothing_is_written(tmp_path: 
 async def test_it_is_stored_while_the_front_door_runs(tmp_path: Path) -> None:
     """A front door that is killed has lost what it learnt since the last time."""
     history = taught()
-    running = TierStore(history, tmp_path, 8080, 0.001)
+    running = TierStore(history, Chains(100), tmp_path, 8080, 0.001)
     await running.start()
     async with asyncio.timeout(20):
         while len(await started(tmp_path)) == 0:  # noqa: ASYNC110  nobody announces it
@@ -88,6 +89,45 @@ async def test_a_file_that_cannot_be_read_is_put_aside(tmp_path: Path, data: byt
 
 async def test_a_disk_that_takes_nothing_stops_nobody(tmp_path: Path) -> None:
     (tmp_path / "tiers").write_text("a file where the folder should be")
-    running = TierStore(taught(), tmp_path / "tiers", 8080, LONG_S)
+    running = TierStore(taught(), Chains(100), tmp_path / "tiers", 8080, LONG_S)
     await running.start()
     await running.stop()
+
+
+def spent(usd: float, *sessions: bytes) -> Chains:
+    chains = Chains(100)
+    for session in sessions:
+        chain = chains.of("acme", session)
+        chain.spent_usd, chain.turns, chain.current = usd, 3, "small"
+    return chains
+
+
+async def kept(folder: Path, chains: Chains, *, port: int = 8080) -> Chains:
+    """What a front door knows of sessions after one that knew these has stopped."""
+    await TierStore(taught(), chains, folder, port, LONG_S).stop()
+    again = Chains(2)
+    store = TierStore(History(TiersConfig()), again, folder, 8080, LONG_S)
+    await store.start()
+    await store.stop()
+    return again
+
+
+async def test_a_sessions_budget_and_its_model_survive_a_restart(tmp_path: Path) -> None:
+    chain = (await kept(tmp_path, spent(0.25, b"one"))).of("acme", b"one")
+    assert (chain.spent_usd, chain.turns, chain.current) == (0.25, 3, "small")
+
+
+async def test_of_too_many_sessions_the_latest_are_kept_and_of_others_doors_none(
+    tmp_path: Path,
+) -> None:
+    again = await kept(tmp_path, spent(0.25, b"one", b"two", b"three"))
+    assert len(again) == 2
+    assert again.of("acme", b"three").spent_usd == 0.25
+    assert len(await kept(tmp_path / "other", spent(0.25, b"one"), port=9)) == 0
+
+
+async def test_sessions_that_cannot_be_read_begin_anew(tmp_path: Path) -> None:
+    await kept(tmp_path, spent(0.25, b"one"))
+    path = file_of(tmp_path).with_suffix(".sessions")
+    path.write_bytes(b"\xff")
+    assert len(await kept(tmp_path, Chains(100))) == 0

@@ -98,6 +98,7 @@ class Desk:
         self.journal = Flaky(self.clock)
         self.shop = Shop()
         self.model = ScriptedModel(script)
+        self.outcomes: list[tuple[str, str, bool]] = []
         config = AgentConfig.model_validate({"reply_tool": False, **agent})
         self.agents = Agents([resolve("desk", config, self.shop.tools)])
         self.stack = AsyncExitStack()
@@ -109,6 +110,7 @@ class Desk:
             agents=self.agents,
             models=self.model,
             prices={"scripted": Prices(fresh=1e6, cached=1e5, output=2e6)},
+            outcomes=lambda *said: self.outcomes.append(said),
             clock=self.clock,
             owner=owner,
             lease_s=9,
@@ -205,6 +207,7 @@ async def test_unknown_tools_and_bad_arguments_are_answered_and_never_run() -> N
         await desk.ask()
         assert (await desk.ended()).status == "completed"
         assert desk.shop.bought == []
+        assert desk.outcomes == [("", "r-1-1", False)]
         assert await desk.found(ToolIntent) == []
         results = await desk.found(ToolResult)
         assert [each.outcome for each in results] == ["refused"] * 3

@@ -1,0 +1,95 @@
+"""What the loop says of its turns to whoever chose the model."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.events import (
+    AnyEvent,
+    Call,
+    ConversationStarted,
+    LimitReached,
+    ModelIntent,
+    ModelResult,
+    ResponseAccepted,
+    ToolIntent,
+    ToolResult,
+)
+from orchestrator.machine import fold
+from orchestrator.state import State
+from orchestrator.turn_outcomes import TurnOutcomes
+
+
+def told(*events: AnyEvent) -> list[tuple[str, str, bool]]:
+    """What is reported of a run with these events."""
+    reports: list[tuple[str, str, bool]] = []
+    outcomes = TurnOutcomes(lambda *said: reports.append(said))
+    state = State()
+    for event in (*BEGUN, *events):
+        fold(state, event)
+        outcomes.take(event, state)
+    return reports
+
+
+BEGUN: tuple[AnyEvent, ...] = (
+    ConversationStarted("desk@1", 0.0, "acme"),
+    ResponseAccepted("resp_1", 0.0, [], tenant="acme"),
+)
+
+
+def turn(step: int, *call_ids: str, attempt: int = 1) -> tuple[AnyEvent, ...]:
+    """A turn that makes these calls, and that they are about to run."""
+    calls = [Call(each, "look_up", "{}") for each in call_ids]
+    return (
+        ModelIntent(step, attempt, 1.0),
+        ModelResult(step, attempt, 2.0, calls=calls, finish_reason="tool_calls"),
+        *(ToolIntent(step, each, f"key-{each}", 3.0) for each in call_ids),
+    )
+
+
+def gave(step: int, call_id: str, outcome: str = "ok") -> ToolResult:
+    return ToolResult(step, call_id, 4.0, "text", outcome)  # type: ignore[arg-type]
+
+
+def test_a_turn_is_good_when_every_call_has_a_result() -> None:
+    assert told(*turn(1, "a", "b"), gave(1, "a")) == []
+    assert told(*turn(1, "a", "b"), gave(1, "b"), gave(1, "a")) == [("acme", "resp_1-1-1", True)]
+    assert told(*turn(4, "a", attempt=2), gave(4, "a")) == [("acme", "resp_1-4-2", True)]
+
+
+def test_a_refused_call_makes_its_turn_bad_once() -> None:
+    said = told(*turn(1, "a", "b", "c"), gave(1, "b", "refused"), gave(1, "a"), gave(1, "c"))
+    assert said == [("acme", "resp_1-1-1", False)]
+
+
+@pytest.mark.parametrize("outcome", ["error", "timeout", "outcome_unknown"])
+def test_a_tool_that_fails_says_nothing_of_the_model(outcome: str) -> None:
+    assert told(*turn(1, "a", "b"), gave(1, "a", outcome), gave(1, "b")) == []
+
+
+def test_a_loop_makes_its_last_turn_bad_though_its_calls_were_taken() -> None:
+    loop = LimitReached("same_call", 3, 3, 5.0)
+    assert told(*turn(1, "a"), gave(1, "a"), loop) == [
+        ("acme", "resp_1-1-1", True),
+        ("acme", "resp_1-1-1", False),
+    ]
+    assert told(LimitReached("turns", 3, 3, 5.0)) == []
+
+
+def test_calls_that_ran_while_the_model_still_spoke_count_too() -> None:
+    intent, result, *begun = turn(1, "a", "b")
+    assert told(intent, *begun, gave(1, "a"), gave(1, "b"), result) == [
+        ("acme", "resp_1-1-1", True)
+    ]
+    assert told(intent, begun[0], gave(1, "b", "refused"), result, gave(1, "a")) == [
+        ("acme", "resp_1-1-1", False)
+    ]
+
+
+def test_a_turn_of_an_earlier_run_is_not_looked_at() -> None:
+    """Its call waited for a person, who said no."""
+    assert told(gave(1, "a", "refused")) == []
+
+
+def test_an_answer_in_words_is_not_ours_to_judge() -> None:
+    assert told(*turn(1)) == []
