@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from orchestrator import approvals
 from orchestrator.agents import Agents
 from orchestrator.claims import Claim, Claims
 from orchestrator.collaborators import Collaborators
@@ -104,13 +105,14 @@ class Acceptance:
         if not name:
             raise NotFound(f"no conversation {conversation!r}", param="conversation")
         agent = self._agents.get(name)
-        events = [*(() if state.agent else opening), accepted]
+        decided = approvals.decisions(state, accepted.input, accepted.at)
+        events = [*(() if state.agent else opening), accepted, *decided]
         seq = await self._journal.append(lease, events)
         for event in events:
             fold(state, event)
         state.seq = seq
         runner = Runner(self._shared, lease, agent, state, parked.prompt or agent.prompt())
-        return runner, ResponseRef(accepted.response_id, conversation, seq)
+        return runner, ResponseRef(accepted.response_id, conversation, seq - len(decided))
 
 
 def _locked(conversation: str) -> Conflict:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.call_rules import DECISION
 from orchestrator.events import (
     Call,
     HistoryImported,
@@ -44,7 +45,8 @@ def _items(event: Shown, *, as_calls: bool) -> list[Item]:
             return event.items
         case ResponseAccepted():
             instructions = event.request.get("instructions")
-            return [*([_message("system", instructions)] if instructions else []), *event.input]
+            said = [item for item in event.input if item.get("type") != DECISION]
+            return [*([_message("system", instructions)] if instructions else []), *said]
         case ToolResult():
             return [_output(event.call_id, event.output)]
         case ModelResult():

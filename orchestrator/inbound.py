@@ -106,6 +106,7 @@ def _code(kind: str) -> str:
 
 TAGS = frozenset(
     {"message", "function_call", "function_call_output", "reasoning"}
+    | {"mcp_approval_request", "mcp_approval_response"}
     | {"input_text", "output_text", "text", "refusal", "input_image"}
 )
 """Names of union members that pydantic puts into a location, behind a place in a list."""

@@ -24,6 +24,7 @@ from typing import Protocol
 
 from orchestrator.acceptance import Admission
 from orchestrator.agents import Agent, Agents
+from orchestrator.approvals import decisions, has_decision, waiting_calls
 from orchestrator.capabilities import check
 from orchestrator.clock import Clock
 from orchestrator.events import ConversationStarted, HistoryImported, ResponseAccepted
@@ -50,6 +51,8 @@ class Caller:
     urgency: Urgency = "interactive"
     deadline_s: float | None = None
     """Seconds from its acceptance."""
+    traceparent: str = ""
+    """W3C trace context that the request came with."""
 
     @property
     def name(self) -> str:
@@ -162,6 +165,7 @@ class Intake:
         if conversation := asked.request.conversation:
             return await self._within(asked, conversation)
         self._check(asked)
+        decisions(State(), asked.request.items(), 0.0)  # nothing waits yet
         check_outputs((), asked.request.items())
         return await self._open(asked, None)
 
@@ -176,13 +180,16 @@ class Intake:
             state = fold_all(log)
             if state.run is not None and state.run.response_id == previous:
                 raise _busy(f"previous_response_id: {previous} is still in progress")
-            if state.last_response_id == previous and _is_agent(state, asked):
+            decides = has_decision(asked.request.items())
+            if (state.last_response_id == previous or decides) and _is_agent(state, asked):
+                # A decision belongs to the conversation that waits for it, never to a fork.
                 asked = self._as_begun(state, asked)
-                check_outputs(items_of(state.history), asked.request.items())
+                _check_open(state, asked)
                 return await self._run(ref.conversation, asked)
         before = fold_all(upto(log, previous))
         self._check(asked)
         items = items_of(before.history, as_calls=_is_agent(before, asked))
+        decisions(State(), asked.request.items(), 0.0)  # in a fork nothing waits
         check_outputs(items, asked.request.items())
         return await self._open(asked, HistoryImported(ref.conversation, previous, items))
 
@@ -201,7 +208,7 @@ class Intake:
                     param="model",
                 )
             asked = self._as_begun(state, asked)
-            check_outputs(items_of(state.history), asked.request.items())
+            _check_open(state, asked)
             return await self._run(conversation, asked, start=self._start(asked))
 
     def _check(self, asked: Asked) -> None:
@@ -269,6 +276,8 @@ class Intake:
             facts["urgency"] = "batch"
         if caller.deadline_s is not None:
             facts["deadline_s"] = caller.deadline_s
+        if caller.traceparent:
+            facts["traceparent"] = caller.traceparent
         return ResponseAccepted(
             new_id("resp"),
             at=self._clock.now(),
@@ -281,6 +290,13 @@ class Intake:
 
     def _lock(self, conversation: str) -> asyncio.Lock:
         return self._locks[hash(conversation) % LOCKS]
+
+
+def _check_open(state: State, asked: Asked) -> None:
+    """Raises BadRequest or Conflict unless the input fits what is open in the conversation."""
+    items = asked.request.items()
+    decisions(state, items, 0.0)
+    check_outputs(items_of(state.history), items, waiting_calls(state))
 
 
 def _busy(message: str) -> Conflict:

@@ -1,15 +1,19 @@
-"""Calls that the client runs: each needs its output in the next request, and none else has one.
+"""Calls that are open between responses: each needs its answer in the next request, and none else.
 
 An answer that is missing breaks the model's template, and one that nobody asked for confuses the
-model; OpenAI refuses both, in these words.
+model; OpenAI refuses both, in these words. Calls that wait for a person may go on waiting while a
+request does nothing but decide on others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from orchestrator.call_rules import DECISION
 from orchestrator.events import Item
 from serving.errors import BadRequest
+
+NONE: Mapping[str, str] = {}
 
 
 def open_calls(items: Iterable[Item]) -> list[str]:
@@ -23,12 +27,22 @@ def open_calls(items: Iterable[Item]) -> list[str]:
     return list(found)
 
 
-def check_outputs(history: Sequence[Item], given: Sequence[Item]) -> None:
-    """Raises BadRequest unless `given` answers every open call of `history`, and only those."""
-    waiting = set(open_calls(history))
+def check_outputs(
+    history: Sequence[Item], given: Sequence[Item], approvals: Mapping[str, str] = NONE
+) -> None:
+    """Raises BadRequest unless `given` answers every open call of `history`, and only those.
+
+    `approvals`: calls that wait for a person → ids of what asks for it.
+    """
+    if given and all(item.get("type") == DECISION for item in given):
+        return
+    waiting = {*open_calls(history)} - approvals.keys()
+    undecided = dict.fromkeys(approvals.values())
     for index, item in enumerate(given):
         if item.get("type") == "function_call":
             waiting.add(item["call_id"])
+        elif item.get("type") == DECISION:
+            undecided.pop(item["approval_request_id"], None)
         elif item.get("type") == "function_call_output":
             if item["call_id"] not in waiting:
                 raise BadRequest(
@@ -38,3 +52,9 @@ def check_outputs(history: Sequence[Item], given: Sequence[Item]) -> None:
             waiting.discard(item["call_id"])
     if waiting:
         raise BadRequest(f"No tool output found for function call {min(waiting)}.", param="input")
+    if undecided:
+        raise BadRequest(
+            f"No decision found for approval request {min(undecided)}; send an "
+            f"{DECISION} item for it before other input.",
+            param="input",
+        )

@@ -10,12 +10,23 @@ of the same step replaces all items of the ones before.
 
 from __future__ import annotations
 
-from orchestrator.events import Item, ModelResult, OutputDelta, ToolResult
+from orchestrator.events import (
+    ApprovalDecided,
+    ApprovalRequested,
+    CallReady,
+    Item,
+    ModelResult,
+    OutputDelta,
+    ToolProgress,
+    ToolResult,
+)
 from orchestrator.output_items import (
+    ApprovalRequest,
     Emitted,
     FunctionCall,
     FunctionCallOutput,
     Message,
+    OpenItem,
     Reasoning,
 )
 from orchestrator.state import replies
@@ -23,6 +34,7 @@ from serving.reply import REPLY
 
 Attempt = tuple[int, int]
 """Step and attempt."""
+CallEvent = CallReady | ToolProgress | ApprovalRequested | ApprovalDecided | ToolResult
 
 
 class Output:
@@ -30,12 +42,13 @@ class Output:
 
     def __init__(self, response_id: str) -> None:
         self._id = response_id.removeprefix("resp_")
-        self._items: list[Message | Reasoning | FunctionCall | FunctionCallOutput] = []
+        self._items: list[OpenItem] = []
         self._replaced: set[str] = set()
         self._attempt: Attempt = (0, 0)
         self._of_attempt: list[Message | Reasoning | FunctionCall] = []
         self._blank = ""
         self._answered: set[str] = set()
+        self._decided: set[str] = set()
 
     def items(self) -> list[Item]:
         """All items so far but those that a later attempt replaced."""
@@ -111,8 +124,15 @@ class Output:
                 message, opened = self._open_message()
                 emitted += opened
             emitted += _complete(message, event.text, _status(event))
+        begun = {
+            item.call_id
+            for item in self._of_attempt
+            if isinstance(item, FunctionCall) and not item.is_open
+        }
         for wanted in () if replies(event) else event.calls:
             if wanted.name == REPLY:
+                continue
+            if wanted.call_id in begun:
                 continue
             call = self._call(wanted.call_id)
             if call is None or not wanted.arguments.startswith(call.text):
@@ -132,7 +152,23 @@ class Output:
         self._replaced.add(item.item_id)
         return item.close("incomplete")
 
-    def tool_result(self, event: ToolResult) -> list[Emitted]:
+    def call_event(self, event: CallEvent) -> list[Emitted]:
+        """Whatever became of a call."""
+        match event:
+            case CallReady():
+                return self._call_ready(event)
+            case ToolProgress():
+                return self._progress(event)
+            case ApprovalRequested():
+                return self._approval(event)
+            case ApprovalDecided():
+                # Of a call of an earlier response, whose result comes in this one.
+                self._decided.add(event.call_id)
+                return []
+            case ToolResult():
+                return self._tool_result(event)
+
+    def _tool_result(self, event: ToolResult) -> list[Emitted]:
         """What a call gave that the server ran; its place among the turn's calls makes its id."""
         calls = [item for item in self._of_attempt if isinstance(item, FunctionCall)]
         for index, call in enumerate(calls):
@@ -143,7 +179,44 @@ class Output:
                 output = FunctionCallOutput(item_id, place, event.call_id, event.output)
                 self._items.append(output)
                 return output.show()
-        return []
+        if event.call_id not in self._decided:
+            return []
+        self._decided.remove(event.call_id)
+        item_id = f"fco_{self._id}_{event.call_id}"
+        output = FunctionCallOutput(item_id, len(self._items), event.call_id, event.output)
+        self._items.append(output)
+        return output.show()
+
+    def _call_ready(self, event: CallReady) -> list[Emitted]:
+        """A call is whole before its turn is: it runs already."""
+        if (event.step, event.attempt) != self._attempt:
+            return []
+        call, opened = self._call(event.call.call_id), list[Emitted]()
+        if call is None:
+            call, opened = self._open_call(event.call.call_id, event.call.name)
+        return [*opened, *_complete(call, event.call.arguments, "completed")]
+
+    def _approval(self, event: ApprovalRequested) -> list[Emitted]:
+        """A call waits for a person."""
+        item = ApprovalRequest(event, len(self._items))
+        self._items.append(item)
+        return item.show()
+
+    def _progress(self, event: ToolProgress) -> list[Emitted]:
+        """What a running tool shows; an event of our own, beside OpenAI's."""
+        calls = (item for item in self._of_attempt if isinstance(item, FunctionCall))
+        call = next((each for each in calls if each.call_id == event.call_id), None)
+        if call is None:
+            return []
+        return [
+            {
+                "type": "warmloop:tool_progress",
+                "item_id": call.item_id,
+                "output_index": call.output_index,
+                "call_id": event.call_id,
+                "value": event.value,
+            }
+        ]
 
     def _item_id(self, prefix: str, index: int) -> str:
         step, attempt = self._attempt

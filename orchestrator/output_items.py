@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.events import Item
+from orchestrator.approvals import request_item
+from orchestrator.events import ApprovalRequested, Item
 
 Emitted = dict[str, Any]
 """A streaming event without its `sequence_number`."""
@@ -182,3 +183,18 @@ class FunctionCallOutput(OpenItem):
         added = self._whole("added")
         self.status = "completed"
         return [added, self._whole("done")]
+
+
+class ApprovalRequest(OpenItem):
+    """A call that waits for a person's word; whole from the start."""
+
+    def __init__(self, event: ApprovalRequested, output_index: int) -> None:
+        super().__init__(event.approval_id, output_index)
+        self.status = "completed"
+        self._item = request_item(event)
+
+    def as_item(self) -> Item:
+        return self._item
+
+    def show(self) -> list[Emitted]:
+        return [self._whole("added"), self._whole("done")]

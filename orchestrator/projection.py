@@ -19,6 +19,9 @@ from typing import Any
 
 from orchestrator.events import (
     AnyEvent,
+    ApprovalDecided,
+    ApprovalRequested,
+    CallReady,
     CancelRequested,
     LimitReached,
     ModelFailed,
@@ -29,6 +32,7 @@ from orchestrator.events import (
     ResponseAccepted,
     ResponseFinished,
     Status,
+    ToolProgress,
     ToolResult,
 )
 from orchestrator.output import Output
@@ -87,8 +91,14 @@ class Projection:
                 emitted = self._output.result(event)
             case ModelFailed():
                 emitted = self._output.cut()
-            case ToolResult():
-                emitted = self._output.tool_result(event)
+            case (
+                CallReady()
+                | ToolProgress()
+                | ApprovalRequested()
+                | ApprovalDecided()
+                | ToolResult()
+            ):
+                emitted = self._output.call_event(event)
             case ResponseFinished(response_id=self.response_id):
                 emitted = self._finish(event)
             case ModelRouted() | LimitReached() | CancelRequested() | _:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from orchestrator.approvals import ApprovalRequestItem, ApprovalResponseItem
 from orchestrator.events import Item
 from orchestrator.inbound import Inbound, WrittenAs, unsupported, wrong
 
@@ -158,7 +159,15 @@ def _supported(value: Any) -> Any:
 
 
 AnyItem = Annotated[
-    Annotated[MessageItem | CallItem | CallOutputItem | ReasoningItem, Field(discriminator="type")],
+    Annotated[
+        MessageItem
+        | CallItem
+        | CallOutputItem
+        | ReasoningItem
+        | ApprovalRequestItem
+        | ApprovalResponseItem,
+        Field(discriminator="type"),
+    ],
     BeforeValidator(_supported),
 ]
 

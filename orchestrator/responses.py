@@ -25,6 +25,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 
+from orchestrator import trace_context
 from orchestrator.clock import Clock
 from orchestrator.conversations import Conversations
 from orchestrator.events import ResponseAccepted
@@ -205,7 +206,13 @@ def _unknown(response_id: str) -> NotFound:
 def input_items_of(accepted: ResponseAccepted) -> list[dict[str, Any]]:
     """The input of a response with ids; the same ids each time."""
     stem = accepted.response_id.removeprefix("resp_")
-    prefixes = {"message": "msg", "function_call": "fc", "function_call_output": "fco"}
+    prefixes = {
+        "message": "msg",
+        "function_call": "fc",
+        "function_call_output": "fco",
+        "reasoning": "rs",
+        "mcp_approval_response": "mcprr",
+    }
     return [
         {"id": f"{prefixes[item['type']]}_{stem}_in_{index}", "status": "completed", **item}
         for index, item in enumerate(accepted.input)
@@ -231,7 +238,8 @@ def caller_of(request: Request) -> Caller:
     """Who asks, and how urgently. Raises BadRequest."""
     tenant, headers = tenant_of(request.scope), request.headers
     urgency = deadlines.urgency_of(headers, tenant)
-    return Caller(tenant, urgency, deadlines.seconds_of(headers, None))
+    trace = trace_context.valid(headers.get("traceparent", ""))
+    return Caller(tenant, urgency, deadlines.seconds_of(headers, None), trace)
 
 
 def key_of(request: Request) -> str:

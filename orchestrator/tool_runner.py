@@ -219,6 +219,8 @@ class ToolRunner:
     def _ended(self, run: Run, begun: _Begun, came: Ran | bool | None) -> None:
         call, context, step = begun.ready.call, begun.context, self._book.state.step
         now = self._clock.now()
+        for shown in self._take_progress() or ():
+            self._book.emit(shown)
         if came is None:
             self._ask(run, call, "outcome_unknown", now)
         elif isinstance(came, bool):

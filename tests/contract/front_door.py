@@ -95,6 +95,19 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
+@tool(kind="idempotent", requires_approval=True)
+def refund(amount: int) -> str:
+    """Pay money back."""
+    return f"refunded {amount}"
+
+
+@tool(kind="pure")
+async def count_down(start: int) -> AsyncIterator[int]:
+    """Count down to zero."""
+    for number in range(start, -1, -1):
+        yield number
+
+
 @dataclass
 class Front:
     """A running front door, and what a test may look at."""
@@ -146,7 +159,7 @@ def stack(url: str = "http://127.0.0.1:9") -> StackConfig:
 async def front_door(journal_path: Path) -> AsyncIterator[Front]:
     """A running front door over that journal; a second one finds what the first one left."""
     config, clock, model = stack(), SystemClock(), ScriptedModel()
-    tools = [from_function(add)]
+    tools = [from_function(each) for each in (add, refund, count_down)]
     named = [resolve("desk", DESK, tools), resolve("clerk", CLERK, tools)]
     agents = Agents(named, ["auto", "big"])
     journal = SqliteJournal(journal_path)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agents import Agents, resolve
+from orchestrator.approvals import waiting_calls
 from orchestrator.events import AnyEvent, ConversationStarted, OutputDelta, ResponseAccepted
 from orchestrator.function_tools import from_function
 from orchestrator.journal import Lease
@@ -118,6 +119,18 @@ def script(turn: ModelTurn) -> Iterator[Scripted]:
     return iter(calls((("count_blindly", "count_once")[at % 2], {"n": at})))
 
 
+async def answer(journal: SqliteJournal, worker: Worker) -> None:
+    """A person is asked about calls in doubt, and says: do not run them again."""
+    while waiting := waiting_calls(fold_all(await journal.read(CONVERSATION))):
+        items = [
+            {"type": "mcp_approval_response", "approval_request_id": each, "approve": False}
+            for each in waiting.values()
+        ]
+        decided = ResponseAccepted("resp_" + "_".join(waiting), time.time(), items)
+        await worker.accept(CONVERSATION, decided)
+        await worker.run(CONVERSATION)
+
+
 async def main() -> None:
     config = AgentConfig(
         instructions="Count.", reply_tool=False, limits=AgentLimits(max_turns=100, same_call=99)
@@ -134,6 +147,7 @@ async def main() -> None:
         start = ConversationStarted("counter@1", asked.at)
         await worker.accept(CONVERSATION, asked, start=start)
         await worker.run(CONVERSATION)
+        await answer(journal, worker)
     state = fold_all(await journal.read(CONVERSATION))
     await journal.close()
     print("finished", state.last_status, flush=True)
