@@ -1,7 +1,8 @@
 """An engine's answer on its way to a client: watched as it passes, never held back.
 
-The router fills in what it learns at the end (usage, a cut) through `Passage`, which it reads when
-the turn is over. Errors of engines that do not speak OpenAI's envelope are put into it here.
+What shows at the end (usage, a cut) is told to the `Watcher`; the usage when the turn is over, so
+that no client waits for it. Errors of engines that do not speak OpenAI's envelope are put into it
+here.
 """
 
 from __future__ import annotations
@@ -40,16 +41,38 @@ class Watcher(Protocol):
         """The same, where the answer may go on behind what was sent. Raises RequestError."""
 
 
+class Whole:
+    """A body in one piece, as chunks. No generator: a loop keeps books of each of those."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: bytes) -> None:
+        self._body: bytes | None = body
+
+    def __aiter__(self) -> Whole:
+        return self
+
+    async def __anext__(self) -> bytes:
+        body, self._body = self._body, None
+        if body is None:
+            raise StopAsyncIteration
+        return body
+
+
 class Answer:
     """A `Dispatched` (see router.turn)."""
 
-    __slots__ = ("_sent", "_upstream", "_watcher", "_whole", "decision", "headers", "status")
+    __slots__ = (
+        *("_sent", "_tail", "_upstream", "_watcher", "_whole", "decision", "headers", "status"),
+    )
 
     def __init__(
         self, upstream: Upstream, decision: Decision, watcher: Watcher, sent: Sent | None = None
     ) -> None:
         """`sent` keeps what was sent of a stream that may be continued elsewhere."""
         self._sent = sent
+        self._tail: Sent | UsageTail | None = None
+        """Of a stream that has come to its end."""
         self.decision = decision
         self.status = upstream.status
         headers = {**upstream.headers, **decision.headers()}
@@ -57,40 +80,47 @@ class Answer:
         self._upstream = upstream
         self._watcher = watcher
         self._whole = upstream.whole
-        if self._whole is None:
-            return
-        if self.status >= 400:
+        if self._whole is not None and self.status >= 400:
             self._whole = in_envelope(self.status, self._whole)
             headers["content-length"] = str(len(self._whole))
             headers["content-type"] = "application/json"
-        elif usage := usage_in(self._whole):
-            watcher.used(usage)
 
     @property
     def is_stream(self) -> bool:
         return self._upstream.is_stream
 
+    def over(self) -> None:
+        """Nothing more of it is wanted: read what the engine counted, which no client waits for."""
+        usage = None
+        if self._tail is not None:
+            usage = self._tail.usage()
+        elif self._whole is not None and self.status < 400:
+            usage = usage_in(self._whole)
+        if usage is not None:
+            self._watcher.used(usage)
+
     def chunks(self) -> AsyncIterator[bytes]:
+        if self._whole is not None:
+            return Whole(self._whole)
         passing = self._passing() if self._sent is None else self._continuable(self._sent)
         return self._counted(passing) if self._watcher.counts_tokens else passing
 
     async def _passing(self) -> AsyncGenerator[bytes, None]:
-        if self._whole is not None:
-            yield self._whole
-            return
         tail = UsageTail()
+        read = self._upstream.read
         try:
-            async for chunk in self._upstream.chunks():
+            while chunk := await read():
                 tail.feed(chunk)
                 yield chunk
         except Failed as failure:
             raise self._watcher.cut(failure) from None
-        if self._upstream.is_stream and (usage := tail.usage()):
-            self._watcher.used(usage)
+        if self._upstream.is_stream:
+            self._tail = tail
 
     async def _continuable(self, sent: Sent) -> AsyncGenerator[bytes, None]:
+        read = self._upstream.read
         try:
-            async for chunk in self._upstream.chunks():
+            while chunk := await read():
                 if whole := sent.feed(chunk):
                     yield whole
             if rest := sent.rest():
@@ -99,8 +129,7 @@ class Answer:
             async with aclosing(self._watcher.continued(sent, failure)) as more:
                 async for chunk in more:
                     yield chunk
-        if usage := sent.usage():
-            self._watcher.used(usage)
+        self._tail = sent
 
     async def _counted(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         """Few clients ask for the usage of a stream: without it, its events are what it cost."""

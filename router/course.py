@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from router import logs
+from router.answer import Answer
 from router.claim import Claim, Placed
 from router.continuation import Continuation, Rest
 from router.continued import Outcome, continued
@@ -57,6 +58,8 @@ class Course:
     """Those that answered 5xx."""
     upstream: Upstream | None = None
     """The connection on which its answer comes."""
+    answer: Answer | None = None
+    """... and what its client gets of it."""
     how: Continuation | None = None
     """How it goes on, once its stream was cut."""
     rest: Rest | None = None
@@ -81,6 +84,12 @@ class Course:
         if self.trial is not None:
             self.trial.leave()
             self.trial = None
+
+    def over(self) -> None:
+        """The client has what it gets. Learn from it, and let all go."""
+        if self.answer is not None:
+            self.answer.over()
+        self.close()
 
     def used(self, usage: Usage) -> None:
         self.record.prompt_tokens = usage.prompt_tokens

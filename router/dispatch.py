@@ -381,7 +381,8 @@ class Router:
         plain = course.plan is None and upstream.status < 400 and upstream.is_stream
         failure = self.config.router.failure
         keeps = plain and failure.continuations > 0 and course.turn.path in CONTINUABLE
-        answer = Answer(upstream, decision, course, Sent(failure.continue_bytes) if keeps else None)
+        sent = Sent(failure.continue_bytes) if keeps else None
+        answer = course.answer = Answer(upstream, decision, course, sent)
         dispatched: Dispatched = answer
         if course.plan is not None and upstream.status < 400:
             dispatched = await self._checked(course, engine, answer, course.plan)
@@ -478,7 +479,7 @@ class _Open:
         """Raises DeadlineExceeded where that is what has cancelled it."""
         try:
             if self._course is not None:
-                self._course.close()
+                self._course.over()
             if self._until is not None:
                 await self._until.__aexit__(type(error) if error else None, error, None)
         except DeadlineExceeded as late:
@@ -504,8 +505,7 @@ class _Open:
         record.status = record.status or 500
         if self._turn.on_end is not None:
             self._turn.on_end(record)
-        # The last bytes leave at the end of the loop's turn; the books are kept after that.
-        asyncio.get_running_loop().call_soon(self._router.report, record)
+        self._router.report(record)
 
 
 def _slots(config: StackConfig, model: str) -> int:

@@ -83,16 +83,20 @@ class Upstream:
             size += len(part)
         self.whole = parts[0] if len(parts) == 1 else b"".join(parts)
 
+    async def read(self) -> bytes:
+        """The next of the body as it arrives; b"" at its end. Raises Failed when it is cut."""
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        return await self._connection.read(self._forwarder.front.idle_timeout_s)
+
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it arrives. Raises Failed when it is cut."""
+        """The whole body. Raises Failed when it is cut."""
         if self.whole is not None:
             yield self.whole
             return
-        chunk = self._first
-        read, idle_timeout_s = self._connection.read, self._forwarder.front.idle_timeout_s
-        while chunk:
+        while chunk := await self.read():
             yield chunk
-            chunk = await read(idle_timeout_s)
 
     def close(self) -> None:
         """Back to the pool when read to its end, else the connection is closed."""

@@ -75,6 +75,8 @@ def choose(need: Need, options: Sequence[Option], knobs: PlacementConfig) -> Cho
     open_to = [o for o in options if fits(need, o, knobs)]
     if not open_to:
         return None
+    if home is not None and len(options) == 1:
+        return Choice(home.engine, "home", first_token_s(need, home))
     if home is not None and home in open_to:
         return _from_home(need, home, open_to, knobs)
     limit = knobs.spread * sum(o.placed for o in options) / len(options) + 1

@@ -217,7 +217,7 @@ class Pool:
         hashes, ends = identity.hashes, identity.ends_bytes
         size = identity.total_bytes or claim.prompt_bytes
         ratio = self._rates.bytes_per_token(self.model)
-        home = self._desks.get(program.home)
+        home = self._desks.get(program.home) if len(engines) > 1 else None
         if (
             home is not None
             and not home.line
