@@ -47,6 +47,7 @@ from orchestrator.function_tools import from_function
 from orchestrator.journal_sqlite import SqliteJournal
 from orchestrator.model import ModelTurn
 from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
+from orchestrator.toolbox import Ran
 from orchestrator.tools import Ready, ToolContext, tool
 from orchestrator.worker import Worker
 from serving.config import AgentConfig, AgentLimits
@@ -206,6 +207,7 @@ async def bare(shape: Shape, folder: Path, tick: Callable[[int], None]) -> float
                 ready = agent.tools.prepare(call)
                 assert isinstance(ready, Ready)
                 ran = await agent.tools.run(ready, ToolContext(""), LIMITS)
+                assert isinstance(ran, Ran)
                 result: AnyEvent = ToolResult(step, call.call_id, 0.0, ran.output)
                 history.append(result)
         tick(max(1, shape.steps))

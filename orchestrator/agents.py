@@ -10,12 +10,13 @@ prefix that all conversations of an agent share.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from orchestrator import children
 from orchestrator.prompt import Message, Prompt, canonical, tool_message
 from orchestrator.tool_loader import load
 from orchestrator.toolbox import Toolbox
@@ -27,6 +28,7 @@ from serving.config import AgentConfig, AgentLimits, StackConfig
 from serving.errors import ConfigError, NotFound
 from serving.router_config import TurnType
 from serving.sections import nearest
+from serving.tool_settings import ToolSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class Agents:
     ) -> Agents:
         """Load every agent's tools; the first that fails raises ConfigError."""
         agents = [
-            resolve(name, version)
+            resolve(name, version, children.agent_tools(name, version, stack.agents))
             for name, config in stack.agents.items()
             for version in (config, *config.versions)
         ]
@@ -136,11 +138,13 @@ def resolve(name: str, config: AgentConfig, tools: Iterable[Tool] = ()) -> Agent
     """An agent from its configuration; `tools` come on top of those that it names."""
     where = f"agents.{name}.tools"
     path = Path(config.tool_path) if config.tool_path else None
-    loaded = [*(load(spec, path, where=where) for spec in config.tools), *tools]
+    own = (spec for spec in config.tools if not spec.startswith(children.PREFIX))
+    loaded = [*(load(spec, path, where=where) for spec in own), *tools]
     names = [each.name for each in loaded]
     if twice := sorted({each for each in names if names.count(each) > 1}):
         raise ConfigError(f"{where}: {twice[0]!r} stands for two functions; rename one")
-    box = Toolbox(loaded)
+    where, mcp = f"agents.{name}.tool_settings", any(s.startswith("mcp:") for s in config.tools)
+    box = Toolbox(held(loaded, config.tool_settings, mcp=mcp, where=where))
     definitions = [*box.definitions(), *([reply.DEFINITION] if config.reply_tool else [])]
     definitions.sort(key=lambda each: str(each["function"]["name"]))
     settings: dict[str, Any] = {
@@ -167,6 +171,30 @@ def resolve(name: str, config: AgentConfig, tools: Iterable[Tool] = ()) -> Agent
         settings=settings,
         reply_tool=config.reply_tool,
     )
+
+
+def held(
+    tools: Iterable[Tool], settings: Mapping[str, ToolSettings], *, mcp: bool, where: str
+) -> list[Tool]:
+    """The tools as the configuration holds them. Raises ConfigError for one that is not there."""
+    found = {each.name: each for each in tools}
+    for name, said in settings.items():
+        if name not in found:
+            if mcp:
+                continue  # a server lists it, or not
+            raise ConfigError(f"{where}.{name}: no such tool; {nearest(name, list(found))}")
+        limits = {
+            key: value
+            for key, value in said.model_dump(exclude={"requires_approval", "fork"}).items()
+            if value is not None
+        }
+        asks = said.requires_approval
+        found[name] = replace(
+            found[name],
+            limits=replace(found[name].limits, **limits),
+            requires_approval=found[name].requires_approval if asks is None else asks,
+        )
+    return list(found.values())
 
 
 _STREAMED = {"stream": True, "stream_options": {"include_usage": True}}

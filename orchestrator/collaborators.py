@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.clock import Clock
 from orchestrator.journal import Journal
 from orchestrator.model import ModelClient
+from orchestrator.tools import ChildRuns
 from orchestrator.turn_outcomes import Report
 from serving.config import Prices
 
@@ -27,5 +28,7 @@ class Collaborators:
     """A run that only waits, for so long or longer, waits without a process."""
     outcomes: Report
     """Hears whether a turn was good."""
+    children: ChildRuns | None
+    """Where calls ask other agents."""
     spawn: Callable[[Coroutine[Any, Any, None]], None]
     """Starts a task that the worker owns."""

@@ -8,6 +8,7 @@ from orchestrator.events import HistoryImported, ModelResult, ResultKept
 from orchestrator.journal import Journal
 from orchestrator.run_log import RunLog
 from orchestrator.state import Shown
+from orchestrator.tools import ChildRuns
 
 MAX_FORKS = 16
 """A fork of a fork of ...: so many logs are looked into for a result."""
@@ -16,7 +17,8 @@ MAX_FORKS = 16
 class RunHost:
     """A `ToolHost` over a conversation's log."""
 
-    def __init__(self, journal: Journal, book: RunLog) -> None:
+    def __init__(self, journal: Journal, book: RunLog, children: ChildRuns | None) -> None:
+        self.children = children
         self._journal = journal
         self._book = book
 

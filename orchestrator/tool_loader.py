@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from orchestrator.builtin_tools import PREFIX, built_in
 from orchestrator.function_tools import from_function
 from orchestrator.tools import Tool
 from serving.errors import ConfigError
@@ -21,6 +22,8 @@ from serving.sections import nearest
 
 def load(spec: str, tool_path: Path | None, *, where: str = "tools") -> Tool:
     """The tool that `spec` names. Raises ConfigError with the field, the value and the fix."""
+    if spec.startswith(PREFIX):
+        return built_in(spec, where)
     module_name, colon, name = spec.partition(":")
     if not (module_name and colon and name):
         raise ConfigError(f"{where}: {spec!r} is not a tool; write module:function")

@@ -43,10 +43,12 @@ from orchestrator.state import Action, AskPerson, CloseCall, LookUpCall, Run, Ru
 from orchestrator.tool_errors import error_text
 from orchestrator.tool_host import RunHost
 from orchestrator.toolbox import Ran, as_text, clip, pause_s
-from orchestrator.tools import Ready, ToolContext
+from orchestrator.tools import NeedsPerson, Ready, ToolContext
 from orchestrator.trace_context import child_of
 from serving.config import AgentLimits
 
+Came = Ran | NeedsPerson | bool | None
+"""Of a run: what it gave, or whom it needs. Of a lookup: what it gave, False (nothing), or None."""
 PROGRESS_BYTES = 4096
 PROGRESS_BATCH = 32
 """Of one batch the newest so many are kept: a tool may yield faster than anyone reads."""
@@ -78,7 +80,7 @@ class ToolRunner:
         self._limits = limits
         self._book = book
         self._effects = effects
-        self._host = RunHost(shared.journal, book)
+        self._host = RunHost(shared.journal, book, shared.children)
         self._running: dict[str, tuple[_Begun, asyncio.Task[Any]]] = {}
         self._progress: deque[ToolProgress] = deque(maxlen=PROGRESS_BATCH)
         self._progress_timer: Timer | None = None
@@ -168,7 +170,8 @@ class ToolRunner:
             self._book.emit(ToolResult(step, call.call_id, now, ready.message, "refused"))
             return None
         attempt = action.attempt if isinstance(action, StartCall | LookUpCall) else 1
-        context = self._context(run, call, attempt)
+        approved = run.calls[call.call_id].approval == "approved"
+        context = self._context(run, call, attempt, approved=approved)
         if isinstance(action, LookUpCall):
             return _Begun(ready, context, now, True)
         self._book.emit(self._intent(ready, context, now))
@@ -185,7 +188,9 @@ class ToolRunner:
             context.traceparent,
         )
 
-    def _context(self, run: Run, call: Call, attempt: int) -> ToolContext:
+    def _context(
+        self, run: Run, call: Call, attempt: int, *, approved: bool = False
+    ) -> ToolContext:
         conversation = self._book.lease.conversation
         key = f"{conversation}:{self._book.state.step}:{call.call_id}"
         return ToolContext(
@@ -200,14 +205,17 @@ class ToolRunner:
                 run.request.get("traceparent", ""), run.response_id, f"{key}:{attempt}"
             ),
             deadline=budgets.deadline(run.spent, self._limits),
+            at=self._clock.now(),
+            approved=approved,
+            depth=run.request.get("depth", 0),
             report=lambda value: self._report(call.call_id, value),
             host=self._host,
         )
 
-    async def _work(self, begun: _Begun) -> tuple[Ran | bool | None]:
+    async def _work(self, begun: _Begun) -> tuple[Came]:
         """What came of it, in a tuple: `effects.run` returns None for what it has cut."""
         tools = self._agent.tools
-        work: Coroutine[Any, Any, Ran | bool | None] = (
+        work: Coroutine[Any, Any, Came] = (
             tools.lookup(begun.ready, begun.context, self._limits)
             if begun.is_lookup
             else tools.run(begun.ready, begun.context, self._limits)
@@ -216,13 +224,16 @@ class ToolRunner:
 
     # -- what came of it --
 
-    def _ended(self, run: Run, begun: _Begun, came: Ran | bool | None) -> None:
+    def _ended(self, run: Run, begun: _Begun, came: Came) -> None:
         call, context, step = begun.ready.call, begun.context, self._book.state.step
         now = self._clock.now()
         for shown in self._take_progress() or ():
             self._book.emit(shown)
         if came is None:
             self._ask(run, call, "outcome_unknown", now)
+        elif isinstance(came, NeedsPerson):
+            asked = Call(call.call_id, came.name, came.arguments)
+            self._ask(run, asked, "required", now)
         elif isinstance(came, bool):
             said = "the earlier attempt did nothing"
             failed = ToolFailed(step, call.call_id, now, context.attempt - 1, said, "not_done", now)

@@ -26,6 +26,7 @@ from orchestrator.tools import (
     NOT_DONE,
     UNKNOWN,
     Later,
+    NeedsPerson,
     Ready,
     Refused,
     Tool,
@@ -96,7 +97,9 @@ class Toolbox:
         checked = found.check(call.arguments)
         return checked if isinstance(checked, Refused) else Ready(call, found, checked)
 
-    async def run(self, ready: Ready, context: ToolContext, limits: AgentLimits) -> Ran:
+    async def run(
+        self, ready: Ready, context: ToolContext, limits: AgentLimits
+    ) -> Ran | NeedsPerson:
         """Call the tool; returns whatever happens, except that cancelling it cancels."""
         chosen = ready.tool
         gate = self._gates[chosen.name]
@@ -108,6 +111,8 @@ class Toolbox:
             async with gate.enter(), timer:
                 timer.reschedule(asyncio.get_running_loop().time() + limit_s)
                 value = await chosen.invoke(ready.arguments, context)
+            if isinstance(value, NeedsPerson):
+                return value
             ran = result_of(chosen, value, result_bytes, self._handle(context))
             gate.worked()
         except ToolError as error:

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from orchestrator.events import Call
+from orchestrator.events import Call, Item
 from orchestrator.state import Shown, ToolKind
 from orchestrator.tool_errors import error_text
 from serving.schemas import register
@@ -74,10 +74,30 @@ class Later:
     value: Any
 
 
+@dataclass(frozen=True, slots=True)
+class NeedsPerson:
+    """The call cannot go on without a person's word on this; approved, it is run again."""
+
+    name: str
+    arguments: str
+
+
 NOT_DONE = object()
 """What the lookup of a queryable tool returns for a key under which nothing was done."""
 UNKNOWN = object()
 """What it returns when it cannot tell: a person decides."""
+
+
+class ChildRuns(Protocol):
+    """Other agents, asked on behalf of a call (`children.py`)."""
+
+    async def ask(
+        self, agent: str, task: str, context: ToolContext, history: Sequence[Item]
+    ) -> ToolOutput | NeedsPerson:
+        """The agent's answer, the same however often the same call asks."""
+
+    async def abandon(self, context: ToolContext) -> None:
+        """The call's response has ended: nobody waits for the answer."""
 
 
 class ToolHost(Protocol):
@@ -88,6 +108,10 @@ class ToolHost(Protocol):
 
     def history(self) -> Sequence[Shown]:
         """What the model has been shown before the turn that made this call."""
+
+    @property
+    def children(self) -> ChildRuns | None:
+        """Where other agents are asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +130,12 @@ class ToolContext:
     """W3C trace context: the request's trace, a span of this attempt's own."""
     deadline: float = float("inf")
     """Unix seconds at which the response runs out of time."""
+    at: float = 0.0
+    """Unix seconds at which the attempt began."""
+    approved: bool = False
+    """A person has just allowed this attempt."""
+    depth: int = 0
+    """How many agents deep the caller is."""
     report: Callable[[Any], None] = lambda value: None
     host: ToolHost | None = None
 

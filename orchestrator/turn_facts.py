@@ -19,6 +19,7 @@ from orchestrator.events import (
     ModelResult,
     ModelRouted,
     ToolIntent,
+    ToolResult,
 )
 
 SUMMED = (
@@ -39,6 +40,7 @@ class TurnFacts:
         self._intent: ModelIntent | None = None
         self._routed: ModelRouted | None = None
         self._tool_calls = 0
+        self._tool_cost_usd = 0.0
         self._wasted_tokens = 0
         self._reasoning_tokens = 0
         self._limit: LimitReached | None = None
@@ -56,6 +58,8 @@ class TurnFacts:
                 self._wasted_tokens += event.wasted_tokens
             case ToolIntent(attempt=1):
                 self._tool_calls += 1
+            case ToolResult():
+                self._tool_cost_usd += event.cost_usd
             case LimitReached():
                 self._limit = event
             case _:
@@ -100,6 +104,10 @@ class TurnFacts:
     def extension(self) -> dict[str, Any]:
         """The `warmloop` field."""
         totals = {name: self._sum(name) for name in SUMMED}
+        if self._tool_cost_usd:
+            totals["tool_cost_usd"] = self._tool_cost_usd
+            totals["cost_usd"] += self._tool_cost_usd
+            totals["uncached_cost_usd"] += self._tool_cost_usd
         counts = {"turns": len(self._turns), "tool_calls": self._tool_calls}
         found: dict[str, Any] = {
             "turns": list(self._turns),

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 from orchestrator.acceptance import Acceptance, Admission
 from orchestrator.agents import Agents
+from orchestrator.children import Children
 from orchestrator.claims import Claim, Claims
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.collaborators import Collaborators
@@ -88,6 +89,7 @@ class Worker:
             delta_batch_s=delta_batch_s,
             park_s=park_s,
             outcomes=outcomes,
+            children=Children(journal, self, lambda name: agents.get(name).key),
             spawn=self._spawn,
         )
         self._keeping: list[asyncio.Task[None]] = []

@@ -30,6 +30,7 @@ from serving.router_config import RouterConfig, TierKnobs, ToolsConfig
 from serving.sections import Frozen, Name, nearest
 from serving.table import Tier
 from serving.tenancy_config import OPERATOR, AdmissionConfig, TenantConfig
+from serving.tool_settings import ToolSettings
 
 DEFAULT_PARSER = "warmloop_hermes"
 
@@ -416,9 +417,14 @@ class AgentConfig(Frozen):
     tier: TierKnobs = TierKnobs()
     """Of `model: auto`: what differs from the stack's `router.tiers`."""
     instructions: str = ""
+    description: str = ""
+    """What it is good for, told to agents that have it as a tool."""
     tools: tuple[str, ...] = ()
     """`module:function`; modules are looked up in `tool_path`, then on sys.path. `mcp:SERVER` are
-    all tools of an MCP server, `mcp:SERVER/TOOL` is one of them."""
+    all tools of an MCP server, `mcp:SERVER/TOOL` is one of them, `agent:NAME` is another agent,
+    `builtin:sleep`, `builtin:wait_until` and `builtin:read_result` come with the loop."""
+    tool_settings: Mapping[str, ToolSettings] = Field(default_factory=dict)
+    """By the tool's name: approval, limits."""
     tool_path: Path | None = None
     examples: tuple[Mapping[str, Any], ...] = ()
     """Worked examples as chat messages at the head of every conversation."""

@@ -1,0 +1,206 @@
+"""Agents as tools of agents: one child for each call, its answer once, its cost counted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from orchestrator.agents import Agents, resolve
+from orchestrator.approvals import waiting_calls
+from orchestrator.children import agent_tools, ids_of
+from orchestrator.events import (
+    AnyEvent,
+    ConversationStarted,
+    ResponseAccepted,
+    ResponseFinished,
+    ToolResult,
+)
+from orchestrator.function_tools import from_function
+from orchestrator.journal_memory import MemoryJournal
+from orchestrator.machine import fold_all
+from orchestrator.model import ModelTurn
+from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
+from orchestrator.tools import tool
+from orchestrator.worker import Worker
+from serving.config import AgentConfig, Prices
+from serving.errors import ConfigError
+
+CHILD = ids_of("c:1:call_1_0")
+ASKS = calls(("helper", {"task": "count the bells"}))
+
+
+class Office:
+    """A boss that asks a helper."""
+
+    def __init__(self, boss: Callable[[int], list[Scripted]], helper: list[list[Scripted]]) -> None:
+        self.boss, self.helper = boss, iter(helper)
+        self.turns: dict[str, list[ModelTurn]] = {"boss": [], "helper": []}
+        self.journal = MemoryJournal()
+        self.sold: list[str] = []
+        self.helping = asyncio.Event()
+
+        @tool(kind="idempotent", requires_approval=True)
+        async def sell(item: str) -> str:
+            """Sell."""
+            self.sold.append(item)
+            return f"sold {item}"
+
+        configs = {
+            "boss": AgentConfig(reply_tool=False, tools=("agent:helper",)),
+            "helper": AgentConfig(reply_tool=False, description="Counts things."),
+        }
+        tools = {"boss": agent_tools("boss", configs["boss"], configs), "helper": []}
+        tools["helper"] = [from_function(sell)]
+        self.agents = Agents([resolve(n, c, tools[n]) for n, c in configs.items()])
+        self.model = ScriptedModel(self.play)
+
+    def play(self, turn: ModelTurn) -> list[Scripted]:
+        turns = self.turns[turn.agent]
+        turns.append(turn)
+        if turn.agent == "helper":
+            self.helping.set()
+        return self.boss(len(turns)) if turn.agent == "boss" else next(self.helper)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Worker]:
+        prices = {"scripted": Prices(fresh=1e6, cached=1e5, output=2e6)}
+        async with Worker(
+            journal=self.journal, agents=self.agents, models=self.model, prices=prices
+        ) as worker:
+            yield worker
+
+    async def ask(self, worker: Worker, *items: dict[str, Any], response_id: str = "r") -> None:
+        given = list(items) or [{"role": "user", "content": "go"}]
+        accepted = ResponseAccepted(response_id, time.time(), given)
+        await worker.accept("c", accepted, start=ConversationStarted("boss@1", time.time()))
+
+    async def log(self, conversation: str = "c") -> list[AnyEvent]:
+        return [each.event for each in await self.journal.read(conversation)]
+
+    async def results(self) -> list[ToolResult]:
+        return [event for event in await self.log() if isinstance(event, ToolResult)]
+
+    async def waiting(self) -> list[str]:
+        return list(waiting_calls(fold_all(await self.journal.read("c"))).values())
+
+
+def asks_once(turn: int) -> list[Scripted]:
+    return ASKS if turn == 1 else says("they are two")
+
+
+def decides(asked: str) -> dict[str, Any]:
+    return {"type": "mcp_approval_response", "approval_request_id": asked, "approve": True}
+
+
+async def test_an_agent_s_answer_is_the_result_of_the_call_and_its_cost_counts() -> None:
+    office = Office(asks_once, [says("two")])
+    async with office.open() as worker:
+        await office.ask(worker)
+        await worker.run("c")
+    (result,) = await office.results()
+    assert result.output == "two"
+    assert result.cost_usd == pytest.approx(20 + 8 + 20)
+    state = fold_all(await office.journal.read("c"))
+    assert state.last_status == "completed"
+    child = await office.log(CHILD.conversation)
+    assert isinstance(child[0], ConversationStarted)
+    assert child[0].agent == "helper@1"
+    assert b"count the bells" in office.turns["helper"][0].body
+
+
+async def test_the_model_is_told_what_the_other_agent_is_good_for() -> None:
+    office = Office(asks_once, [])
+    (definition,) = office.agents.get("boss").tools.definitions()
+    assert definition["function"]["name"] == "helper"
+    assert definition["function"]["description"] == "Counts things."
+
+
+async def test_a_caller_that_is_continued_elsewhere_finds_the_child_it_had_begun() -> None:
+    gate = asyncio.get_running_loop().create_future()
+    office = Office(asks_once, [[gate], says("two")])
+    async with office.open() as worker:
+        await office.ask(worker)
+        await office.helping.wait()
+    assert await office.results() == []
+    async with office.open() as worker:
+        await worker.run("c")
+    (result,) = await office.results()
+    assert result.output == "two"
+    child = await office.log(CHILD.conversation)
+    assert sum(isinstance(event, ResponseAccepted) for event in child) == 1
+
+
+async def test_a_cancelled_caller_cancels_its_child() -> None:
+    gate = asyncio.get_running_loop().create_future()
+    office = Office(asks_once, [[gate]])
+    async with office.open() as worker:
+        await office.ask(worker)
+        await office.helping.wait()
+        await worker.cancel("r")
+        await worker.run(CHILD.conversation)
+    child = await office.log(CHILD.conversation)
+    assert isinstance(child[-1], ResponseFinished)
+    assert child[-1].status == "cancelled"
+
+
+async def test_a_child_that_waits_for_a_person_makes_its_caller_ask_and_go_on_after() -> None:
+    office = Office(asks_once, [calls(("sell", {"item": "bell"})), says("sold it")])
+    async with office.open() as worker:
+        await office.ask(worker)
+        await worker.run("c")
+        (asked,) = await office.waiting()
+        assert office.sold == []
+        await office.ask(worker, decides(asked), response_id="r2")
+        await worker.run("c")
+    assert office.sold == ["bell"]
+    (result,) = await office.results()
+    assert result.output == "sold it"
+
+
+async def test_an_agent_that_fails_is_told_so_with_what_it_had() -> None:
+    office = Office(asks_once, [[*says("tw")[:2], *calls(finish="length")[1:]]])
+    async with office.open() as worker:
+        await office.ask(worker)
+        await worker.run("c")
+    (result,) = await office.results()
+    assert result.partial
+    told = json.loads(result.output)
+    assert told["result"] == "tw"
+    assert told["failed"][0]["status"] == "incomplete"
+
+
+async def test_a_circle_of_agents_ends() -> None:
+    config = AgentConfig(reply_tool=False, tools=("agent:helper",))
+    office = Office(asks_once, [])
+    office.agents = Agents(
+        [resolve("helper", config, agent_tools("helper", config, {"helper": config}))]
+    )
+    depth = 0
+
+    def play(turn: ModelTurn) -> list[Scripted]:
+        nonlocal depth
+        if b"too_deep" in turn.body or b"done" in turn.body:
+            return says("done")
+        depth += 1
+        return ASKS
+
+    office.model = ScriptedModel(play)
+    async with office.open() as worker:
+        accepted = ResponseAccepted("r", time.time(), [{"role": "user", "content": "go"}])
+        start = ConversationStarted("helper@1", time.time())
+        await worker.accept("c", accepted, start=start)
+        await worker.run("c")
+    assert depth == 5
+    assert fold_all(await office.journal.read("c")).last_status == "completed"
+
+
+def test_an_agent_that_is_not_there_is_refused_with_the_nearest() -> None:
+    config = AgentConfig(tools=("agent:helpr",))
+    with pytest.raises(ConfigError, match="did you mean 'helper'"):
+        agent_tools("boss", config, {"helper": config})
