@@ -9,9 +9,10 @@ In a cluster of several machines there is no run file: the address is given ($WA
 host:port of Ray's head), and Ray's token comes from the environment (RAY_AUTH_MODE and
 RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH). A Ray node must run beside this process: a driver needs one.
 
-The last snapshot is believed while the feed is away, but only for a grace period: then all of it
-counts as dead, with the reason. So a front door that lost Ray goes on serving for a moment, and
-never for long from a list that nobody keeps true. This process never imports Ray.
+While the feed is away nobody keeps the last snapshot true, so the engines in it are asked
+themselves: one that answers is believed, one that refuses is dead at once, and one of which nothing
+was heard for a grace period counts as dead, with the reason. So a front door that lost Ray serves
+as long as its engines do. This process never imports Ray.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import os
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ import psutil
 from serving.directory import decode
 from serving.errors import ConfigError
 from serving.front_queues import Queues, encode
+from serving.last_known import living
 from serving.owned_task import OwnedTask
 from serving.run_file import child_env, import_env, read_run_file
 from serving.table import Engine
@@ -43,7 +45,9 @@ RETRY_S = 1.0
 SILENCE_S = 5.0
 """The feed prints a line each second; a busy machine may delay some."""
 GRACE_S = 30.0
-"""How long the last snapshot is believed without a feed: about what it takes to start one anew."""
+"""How long an engine is believed of which neither the feed nor it itself says anything: about what
+it takes to start a feed anew."""
+ASK_S = 1.0
 MAX_LINE_BYTES = 8 * 2**20
 
 
@@ -93,26 +97,61 @@ class RayTable:
         self.queues: Callable[[], Queues] = dict
         """What waits in our front door, for those who decide how many replicas there are."""
         self._heard_s = clock()
+        self._answered_s: dict[str, float] = {}
+        """When an engine answered by itself since then, by replica."""
         self._task = OwnedTask()
+        self._asking = OwnedTask()
 
     def snapshot(self) -> tuple[Engine, ...]:
         silent_s = self._clock() - self._heard_s
-        if silent_s > self._grace_s and any(e.state != "dead" for e in self._engines):
+        if silent_s > self._grace_s:
+            since_s = self._clock() - self._grace_s
             reason = f"the Ray cluster has not answered for {silent_s:.0f} s"
-            self._engines = tuple(replace(e, state="dead", reason=reason) for e in self._engines)
+            self._bury({r for r in self._living() if self._answered_s.get(r, 0) < since_s}, reason)
         return self._engines
+
+    def _living(self) -> list[str]:
+        return [engine.replica for engine in self._engines if engine.state != "dead"]
+
+    def _bury(self, replicas: Collection[str], reason: str) -> None:
+        if replicas:
+            self._engines = tuple(
+                replace(e, state="dead", reason=reason) if e.replica in replicas else e
+                for e in self._engines
+            )
 
     def hear(self, line: bytes) -> None:
         """Take one line of the feed; raises msgspec.DecodeError."""
         heard = decode(line)
         self._engines, self.fronts = heard.engines, heard.fronts
         self._heard_s = self._clock()
+        self._answered_s.clear()
 
     async def start(self) -> None:
         self._task.start(self._follow, "ray-table")
+        self._asking.start(self._ask_engines, "ray-table-engines")
 
     async def stop(self) -> None:
+        await self._asking.stop()
         await self._task.stop()
+
+    async def _ask_engines(self) -> None:
+        """While nobody tells of the engines, they are asked."""
+        while True:
+            await asyncio.sleep(ASK_S)
+            if self._clock() - self._heard_s > SILENCE_S:
+                await self.ask()
+
+    async def ask(self) -> None:
+        """Each engine once, now."""
+        heard_s = self._heard_s
+        found = await living(self._engines)
+        if self._heard_s != heard_s:
+            return  # the feed is back, and knows better
+        now_s = self._clock()
+        self._answered_s |= dict.fromkeys((r for r, lives in found.items() if lives), now_s)
+        gone = {replica for replica, lives in found.items() if not lives}
+        self._bury(gone, "it refuses connections, and Ray does not answer")
 
     async def _follow(self) -> None:
         while True:

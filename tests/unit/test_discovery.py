@@ -227,6 +227,50 @@ def test_the_feeds_last_line_is_believed_for_a_while_and_then_counts_as_dead(
     assert table.snapshot()[0].state == "ready"
 
 
+async def test_without_a_feed_engines_that_answer_stay_and_one_that_refuses_is_dead(
+    engine: Served, tmp_path: Path
+) -> None:
+    now = [0.0]
+    table = RayTable(tmp_path, clock=lambda: now[0], grace_s=30)
+    gone = Served(answering(v1__models={"data": []}))
+    async with gone:
+        entries = [
+            Engine("small-1", "small", engine.url, "small"),
+            Engine("small-2", "small", gone.url, "small"),
+        ]
+        told = encode(Snapshot(1, tuple(entries)))
+        table.hear(told)
+        now[0] = 29.0
+        await table.ask()
+        now[0] = 58.0
+        assert [e.state for e in table.snapshot()] == ["ready", "ready"]
+    await table.ask()
+    assert [e.state for e in table.snapshot()] == ["ready", "dead"]
+    assert "refuses connections" in table.snapshot()[1].reason
+    now[0] = 90.0
+    assert [e.state for e in table.snapshot()] == ["dead", "dead"]
+    table.hear(told)
+    assert [e.state for e in table.snapshot()] == ["ready", "ready"]
+
+
+async def test_an_engine_that_is_only_silent_is_believed_for_the_grace(tmp_path: Path) -> None:
+    now = [0.0]
+    table = RayTable(tmp_path, clock=lambda: now[0], grace_s=30)
+
+    async def busy(_: web.Request) -> web.Response:
+        return web.Response(status=500)
+
+    app = web.Application()
+    app.router.add_get("/v1/models", busy)
+    async with Served(app) as served:
+        table.hear(encode(Snapshot(1, (Engine("small-1", "small", served.url, "small"),))))
+        now[0] = 29.0
+        await table.ask()
+        assert table.snapshot()[0].state == "ready"
+        now[0] = 31.0
+        assert table.snapshot()[0].state == "dead"
+
+
 async def test_without_a_cluster_the_table_waits_and_stops_cleanly(tmp_path: Path) -> None:
     table = RayTable(tmp_path, retry_s=0.01)
     await table.start()
