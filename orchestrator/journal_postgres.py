@@ -122,7 +122,10 @@ class PostgresJournal:
             return await in_store() if last is None or last <= after else True
 
         async def in_store() -> bool:
-            rows = await self._ask(sql.LAST, conversation)
+            try:
+                rows = await self._ask(sql.LAST, conversation)
+            except JournalFull:
+                return False  # there is time: it may come back
             last = rows[0][0] if rows else 0
             self._tails.tell(conversation, last)
             return bool(last > after)

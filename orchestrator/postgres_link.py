@@ -6,18 +6,15 @@ for ever: a server that does not answer is as good as down, and says so after `s
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Awaitable
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncpg
 
 from orchestrator.journal import JournalFull
 from serving.config import PASSWORD_VARIABLE, JournalConfig
 
-T = TypeVar("T")
 Connection = Any
 """An asyncpg.Connection; asyncpg ships no types."""
 Failures = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
@@ -61,16 +58,8 @@ class Link:
 
     async def pool(self) -> Any:
         return await asyncpg.create_pool(
-            self._url, min_size=1, max_size=self.pool_size, **self._options
+            self._url, min_size=0, max_size=self.pool_size, **self._options
         )
-
-    async def within(self, work: Awaitable[T]) -> T:
-        """The result, or JournalFull when the database fails or takes too long."""
-        try:
-            async with asyncio.timeout(2 * self.timeout_s):
-                return await work
-        except Failures as error:
-            raise unusable(error) from error
 
 
 def unusable(error: BaseException) -> JournalFull:

@@ -110,12 +110,20 @@ class Purger:
         while True:
             try:
                 swept = await self.sweep()
-                if self._dirty:
-                    self._dirty = not await self._journal.scrub()
+                await self._scrub()
             except JournalFull as error:
                 log.warning("cannot purge what is not kept: %s", error)
                 swept = 0
             await self._rest(SCRUB_S if self._dirty or swept >= BATCH else SWEEP_S)
+
+    async def _scrub(self) -> None:
+        if self._dirty:
+            self._dirty = False  # a purge meanwhile makes it true again
+            done = False
+            try:
+                done = await self._journal.scrub()
+            finally:
+                self._dirty = self._dirty or not done
 
     async def _rest(self, seconds: float) -> None:
         self._bell.clear()

@@ -273,6 +273,12 @@ class Worker:
         await self._acceptance.idle(conversation)
         if self._stopping:
             raise Unavailable("the server is stopping; try again", retry_after_s=5)
+        if self._journal.overloaded:
+            raise Unavailable(
+                "the journal is behind, nothing was accepted; try again (journal.max_queued)",
+                code="journal_overloaded",
+                retry_after_s=1,
+            )
         claim, admission = await self._acceptance.store(conversation, accepted, opening)
         if claim is not None:
             claim.at_end = at_end

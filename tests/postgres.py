@@ -17,6 +17,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class Server:
         # Not pytest's folder: nobody else may look into that one, and a socket's path is short.
         self.folder = Path(tempfile.mkdtemp(prefix="warmloop-pg-"))
         self._bin = _binaries(self.folder)
+        # "Parent" means the thread that started it: one that lives as long as we do.
+        self._thread = ThreadPoolExecutor(1)
         self._user = "nobody" if os.geteuid() == 0 else None
         if self._user:
             self.folder.chmod(0o755)
@@ -47,15 +50,16 @@ class Server:
     def start(self, *options: str) -> None:
         """Returns when it takes connections."""
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = self._thread.submit(
+                subprocess.Popen,
                 [self._bin / "postgres", "-D", self._data, "-k", self.folder, "-h", "", *options],
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
                 user=self._user,
                 process_group=0,  # Ctrl-C is for the test run, which then stops us
-                preexec_fn=_end_with_parent,  # noqa: PLW1509  we have no threads yet
-            )
+                preexec_fn=_end_with_parent,
+            ).result()
         deadline = time.monotonic() + PATIENCE_S
         while not self._ready():
             assert self._process.poll() is None, (self.folder / "log").read_text()
@@ -81,6 +85,7 @@ class Server:
             self._process.send_signal(signal.SIGINT)  # fast shutdown
             self._process.wait(PATIENCE_S)
             self._process = None
+        self._thread.shutdown()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def url(self, database: str) -> str:

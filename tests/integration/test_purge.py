@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from orchestrator.events import ConversationStarted, Purged, ResponseAccepted, R
 from orchestrator.journal import Journal
 from orchestrator.journal_postgres import PostgresJournal
 from orchestrator.journal_sqlite import SqliteJournal
-from orchestrator.model_scripted import Script, ScriptedModel, says
+from orchestrator.model import ModelTurn
+from orchestrator.model_scripted import Script, Scripted, ScriptedModel, says
 from orchestrator.worker import Worker
 from serving.config import AgentConfig, JournalConfig
 from serving.errors import NotFound
@@ -72,9 +73,13 @@ async def store(
         yield journal
 
 
+def echo(turn: ModelTurn) -> Iterable[Scripted]:
+    return says(f"{SECRET}, you say" if SECRET.encode() in turn.body else "you say")
+
+
 @asynccontextmanager
 async def desk(journal: Journal, clock: FakeClock, **options: float) -> AsyncIterator[Desk]:
-    made = Desk(journal, clock, lambda turn: says(f"{SECRET}, you say"), **options)
+    made = Desk(journal, clock, echo, **options)
     async with made.worker:
         yield made
 

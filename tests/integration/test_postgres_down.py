@@ -1,0 +1,223 @@
+"""PostgreSQL that breaks off, dies or hangs in the middle of work: nothing is acknowledged that is
+not stored, nothing is stored twice, and all goes on by itself when it is back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+
+from orchestrator.clock import SystemClock
+from orchestrator.events import AnyEvent, ModelIntent, ResponseAccepted, ResponseFinished
+from orchestrator.journal import JournalFull, Lease
+from orchestrator.journal_postgres import PostgresJournal
+from serving.config import JournalConfig
+from tests.postgres import Server
+
+CONVERSATIONS, STEPS = 12, 40
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """One of our own: it is killed and frozen."""
+    made = Server()
+    yield made
+    made.close()
+
+
+@asynccontextmanager
+async def opened(url: str, timeout_s: float = 2.0) -> AsyncIterator[PostgresJournal]:
+    config = JournalConfig(url=url, statement_timeout_s=timeout_s, connect_timeout_s=timeout_s)
+    journal = PostgresJournal(config)
+    await journal.start()
+    try:
+        yield journal
+    finally:
+        await journal.close()
+
+
+async def leased(journal: PostgresJournal, conversation: str = "c") -> Lease:
+    lease = await journal.lease(conversation, "a", 600)
+    assert lease is not None
+    return lease
+
+
+class Work:
+    """Many conversations at once, each of which writes a response, step by step, as a run does:
+    what is not acknowledged is tried again."""
+
+    def __init__(self, journal: PostgresJournal) -> None:
+        self.journal = journal
+        self.refused = 0
+        self.stored = 0
+        self.done = False
+
+    async def all(self) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(*(self._one(f"c{number}") for number in range(CONVERSATIONS)))
+        self.done = True
+
+    async def _one(self, name: str) -> None:
+        lease = await leased(self.journal, name)
+        pending: list[AnyEvent] = []
+        for step, event in enumerate(script(name)):
+            pending.append(event)
+            try:
+                # Every third is not waited for durably, as streamed text is not.
+                await self.journal.append(lease, pending, durable=step % 3 > 0)
+            except JournalFull:
+                self.refused += 1
+                await asyncio.sleep(0.02)
+            else:
+                pending = []
+                self.stored += 1
+        while pending:
+            try:
+                await self.journal.append(lease, pending)
+                pending = []
+            except JournalFull:
+                await asyncio.sleep(0.05)
+
+
+def script(name: str) -> list[AnyEvent]:
+    return [
+        ResponseAccepted(f"r_{name}", 1.0, [], idempotency_key=f"k_{name}"),
+        *(ModelIntent(step, 1, 1.0) for step in range(1, STEPS)),
+        ResponseFinished(f"r_{name}", 2.0, "completed"),
+    ]
+
+
+async def is_whole(url: str) -> None:
+    """Every log holds every event, once, in order."""
+    async with opened(url) as journal:
+        for number in range(CONVERSATIONS):
+            log = await journal.read(f"c{number}")
+            assert [each.event for each in log] == script(f"c{number}")
+            assert [each.seq for each in log] == list(range(1, len(log) + 1))
+        assert await journal.due(float("inf"), 99) == []
+
+
+async def disturb(work: Work, act: Callable[[], Awaitable[None]], times: int) -> None:
+    """Act while work goes on: each time after some more was stored."""
+    for number in range(1, times + 1):
+        goal = number * CONVERSATIONS * STEPS // (times + 1)
+        async with asyncio.timeout(PATIENCE_S):
+            while work.stored < goal and not work.done:  # noqa: ASYNC110  nobody rings a bell
+                await asyncio.sleep(0.001)
+        await act()
+
+
+async def test_connections_that_are_cut_lose_nothing_and_double_nothing(server: Server) -> None:
+    cut = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE application_name = 'warmloop' AND datname LIKE 'test_%'"
+    )
+    async with server.database() as url:
+        async with opened(url) as journal:
+            work = Work(journal)
+            cutting = asyncio.create_task(disturb(work, lambda: server.execute(cut), 12))
+            await work.all()
+            await cutting
+        assert work.refused > 0
+        await is_whole(url)
+
+
+async def test_a_server_that_is_killed_and_comes_back_loses_nothing(server: Server) -> None:
+    async def crash() -> None:
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+
+    async with server.database() as url:
+        async with opened(url) as journal:
+            work = Work(journal)
+            crashing = asyncio.create_task(disturb(work, crash, 2))
+            await work.all()
+            await crashing
+        assert work.refused > 0
+        await is_whole(url)
+
+
+async def test_a_server_that_hangs_is_an_error_in_time_and_then_all_goes_on(
+    server: Server,
+) -> None:
+    asks: Sequence[Callable[[PostgresJournal, Lease], Awaitable[object]]] = (
+        lambda journal, lease: journal.append(lease, [ModelIntent(2, 1, 1.0)]),
+        lambda journal, _: journal.lease("other", "a", 10),
+        lambda journal, _: journal.read("elsewhere"),
+        lambda journal, _: journal.find_response("r"),
+    )
+    async with server.database() as url, opened(url, timeout_s=0.5) as journal:
+        lease = await leased(journal)
+        await journal.append(lease, [ModelIntent(1, 1, 1.0)])
+        server.freeze()
+        try:
+            began = SystemClock.now()
+            for ask in asks:
+                async with asyncio.timeout(PATIENCE_S):
+                    with pytest.raises(JournalFull, match="cannot be used"):
+                        await ask(journal, lease)
+            assert SystemClock.now() - began < PATIENCE_S / 2
+        finally:
+            server.thaw()
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                try:
+                    assert await journal.append(lease, [ModelIntent(2, 1, 1.0)]) == 2
+                    break
+                except JournalFull:
+                    await asyncio.sleep(0.1)
+        assert [each.seq for each in await journal.read("c")] == [1, 2]
+
+
+async def test_who_waits_for_news_hears_of_them_after_the_server_came_back(
+    server: Server,
+) -> None:
+    async with server.database() as url, opened(url) as writes, opened(url) as follows:
+        lease = await leased(writes)
+        waiting = asyncio.create_task(follows.wait("c", 0, PATIENCE_S))
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                try:
+                    await writes.append(lease, [ModelIntent(1, 1, 1.0)])
+                    break
+                except JournalFull:
+                    await asyncio.sleep(0.1)
+            assert await waiting is True
+
+
+async def test_a_database_that_is_not_there_is_said_without_its_password(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARMLOOP_JOURNAL_PASSWORD", "s3cret")
+    journal = PostgresJournal(JournalConfig(url=server.url("nowhere")))
+    with pytest.raises(JournalFull, match='database "nowhere" does not exist') as caught:
+        await journal.start()
+    assert "s3cret" not in str(caught.value)
+    await journal.close()
+
+
+async def test_migrations_run_once_whoever_comes_first_and_a_later_schema_is_refused(
+    server: Server,
+) -> None:
+    async with server.database() as url:
+        journals = [PostgresJournal(JournalConfig(url=url)) for _ in range(4)]
+        await asyncio.gather(*(each.start() for each in journals))
+        for each in journals:
+            await each.close()
+        connection = await asyncpg.connect(url)
+        try:
+            versions = await connection.fetch("SELECT version FROM warmloop_migrations")
+            assert [row[0] for row in versions] == list(range(1, len(versions) + 1))
+            await connection.execute("INSERT INTO warmloop_migrations (version) VALUES (99)")
+        finally:
+            await connection.close()
+        late = PostgresJournal(JournalConfig(url=url))
+        with pytest.raises(JournalFull, match="of a later release"):
+            await late.start()
+        await late.close()
