@@ -10,6 +10,8 @@ random ones, which would make prompts differ for no reason, and some repeat them
 
 from __future__ import annotations
 
+import msgspec
+
 from orchestrator.events import Call, OutputDelta
 from orchestrator.model import (
     ArgumentsDelta,
@@ -39,6 +41,7 @@ class Answer:
         self._drained_reasoning = 0
         self._drained_calls: list[int] = []
         """For each call that is in the log, how many pieces of its arguments are."""
+        self._whole_calls = 0
         self.done: Done | None = None
 
     def feed(self, event: ModelEvent) -> None:
@@ -66,6 +69,24 @@ class Answer:
         """How much the model wrote, to estimate what a failed attempt wasted."""
         arguments = sum(len(piece) for pieces in self._arguments for piece in pieces)
         return sum(map(len, [*self._text, *self._reasoning])) + arguments
+
+    @property
+    def text(self) -> str:
+        """What the model said so far."""
+        return "".join(self._text)
+
+    def whole_calls(self) -> list[Call]:
+        """Calls that have become whole since it was last asked: another one follows them, or
+        their arguments are a JSON value that nothing can follow."""
+        found = []
+        for index in range(self._whole_calls, len(self._names)):
+            arguments = "".join(self._arguments[index])
+            if index + 1 == len(self._names) and not _is_whole(arguments):
+                break
+            self._whole_calls += 1
+            if self._names[index] != REPLY:
+                found.append(Call(self._call_id(index), self._names[index], arguments))
+        return found
 
     @property
     def reasoning(self) -> str:
@@ -124,3 +145,12 @@ class Answer:
         # Of every attempt its own: what a dead attempt streamed must not be taken for this one.
         again = f"_{self.attempt}" if self.attempt > 1 else ""
         return f"call_{self.step}_{index}{again}"
+
+
+def _is_whole(arguments: str) -> bool:
+    if not arguments.rstrip().endswith("}"):
+        return False
+    try:
+        return isinstance(msgspec.json.decode(arguments), dict)
+    except (msgspec.DecodeError, UnicodeError):
+        return False

@@ -84,25 +84,28 @@ class RunLog:
                     await sleep(self._clock, delay_s)
                     delay_s = min(5.0, delay_s * 2)
 
-    async def store_soon(self, more: Callable[[], list[AnyEvent] | None]) -> None:
+    async def store_soon(self, more: Callable[[], list[AnyEvent] | None]) -> bool:
         """Emit `more()` and store it in its order; None: nothing. No fsync for what is only to be
-        seen."""
+        seen. True when all of it is stored."""
         async with self._lock:
             events = more()
             if events is None:
-                return
+                return False
             for event in events:
                 self.emit(event)
             if not self._pending:
-                return
+                return True
             # Whoever flushes next finds nothing left: what must be durable must be so by now.
             durable = not all(isinstance(event, SOFT) for event in self._pending)
             try:
                 await self._append(durable=durable)
             except Fenced:
                 self._on_fenced()
+                return False
             except JournalFull as error:
                 log.warning("streamed output waits for the journal: %s", error)
+                return False
+            return True
 
     async def _append(self, *, durable: bool) -> None:
         batch, self._pending = self._pending, []

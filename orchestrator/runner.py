@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from orchestrator import budgets
 from orchestrator.agents import Agent
+from orchestrator.calls_ahead import CallsAhead
 from orchestrator.clock import Timer, sleep
 from orchestrator.collaborators import Collaborators
 from orchestrator.effects import Effects
@@ -51,8 +52,9 @@ class Runner:
             outcomes=TurnOutcomes(shared.outcomes),
         )
         self._effects = Effects()
-        self._turns = TurnRunner(shared, agent, prompt, self._book, self._effects)
         self._tools = ToolRunner(shared, agent, self._limits, self._book, self._effects)
+        ahead = CallsAhead(agent, self._limits, self._book, self._tools)
+        self._turns = TurnRunner(shared, agent, prompt, self._book, self._effects, ahead=ahead)
 
     @property
     def is_idle(self) -> bool:
@@ -76,6 +78,8 @@ class Runner:
         unless `now`: a call that is cut has an unknown outcome."""
         self._book.stopping = True
         run = self.state.run
+        if now:
+            self._tools.cut()
         if now or self._turns.is_asking or run is None or not run.calls:
             self._effects.interrupt()
 
@@ -120,8 +124,7 @@ class Runner:
                         await self._effects.run(sleep(self._clock, step.until - now))
                     case Idle():
                         return
-            while self._tools.running and self._effects.allowed:
-                await self._tools.wait()
+            await self._tools.drain()
             await self._book.flush()
         finally:
             if deadline is not None:

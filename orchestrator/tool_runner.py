@@ -16,42 +16,37 @@ stored as they come, the last one with what follows it.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Coroutine, KeysView
+from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
 
 from orchestrator import budgets
 from orchestrator.agents import Agent
-from orchestrator.clock import Timer, sleep
+from orchestrator.clock import sleep
 from orchestrator.collaborators import Collaborators
 from orchestrator.effects import Effects
 from orchestrator.events import (
-    AnyEvent,
     ApprovalRequested,
     Call,
     ResultKept,
     TimerSet,
     ToolFailed,
     ToolIntent,
-    ToolProgress,
     ToolResult,
 )
 from orchestrator.run_log import RunLog
 from orchestrator.state import Action, AskPerson, CloseCall, LookUpCall, Run, RunTools, StartCall
 from orchestrator.tool_errors import error_text
 from orchestrator.tool_host import RunHost
-from orchestrator.toolbox import Ran, as_text, clip, pause_s
+from orchestrator.tool_progress import Progress
+from orchestrator.toolbox import Ran, clip, pause_s
 from orchestrator.tools import NeedsPerson, Ready, ToolContext
 from orchestrator.trace_context import child_of
 from serving.config import AgentLimits
 
 Came = Ran | NeedsPerson | bool | None
 """Of a run: what it gave, or whom it needs. Of a lookup: what it gave, False (nothing), or None."""
-PROGRESS_BYTES = 4096
-PROGRESS_BATCH = 32
-"""Of one batch the newest so many are kept: a tool may yield faster than anyone reads."""
 
 
 class _Begun(msgspec.Struct, frozen=True, gc=False):
@@ -82,13 +77,52 @@ class ToolRunner:
         self._effects = effects
         self._host = RunHost(shared.journal, book, shared.children)
         self._running: dict[str, tuple[_Begun, asyncio.Task[Any]]] = {}
-        self._progress: deque[ToolProgress] = deque(maxlen=PROGRESS_BATCH)
-        self._progress_timer: Timer | None = None
+        self._prepared: list[_Begun] = []
+        self._guesses: dict[str, tuple[_Begun, asyncio.Task[Any]]] = {}
+        self._forgotten: list[asyncio.Task[Any]] = []
+        self._progress = Progress(shared, book)
 
     @property
-    def running(self) -> KeysView[str]:
-        """Ids of the calls that this process is running."""
-        return self._running.keys()
+    def running(self) -> set[str]:
+        """Ids of the calls that this process is running, or is about to run."""
+        prepared = (each.ready.call.call_id for each in self._prepared)
+        return {*self._running, *prepared}
+
+    # -- ahead of the turn's end --
+
+    def guess(self, run: Run, ready: Ready) -> None:
+        """Run a pure call that nobody may ask for in the end."""
+        begun = _Begun(ready, self._context(run, ready.call, 1), self._clock.now())
+        self._guesses[ready.call.call_id] = begun, asyncio.ensure_future(self._work(begun))
+
+    @property
+    def guesses(self) -> int:
+        return len(self._guesses)
+
+    def forget_guesses(self) -> None:
+        for _, task in self._guesses.values():
+            task.cancel()
+            self._forgotten.append(task)
+        self._guesses.clear()
+
+    def prepare(self, run: Run, ready: Ready) -> ToolIntent:
+        """The intent of a call that begins with `start_prepared`, once it is stored."""
+        now = self._clock.now()
+        begun = _Begun(ready, self._context(run, ready.call, 1), now)
+        self._prepared.append(begun)
+        return self._intent(ready, begun.context, now)
+
+    def start_prepared(self) -> None:
+        """Their intents are stored."""
+        prepared, self._prepared = self._prepared, []
+        for each in prepared:
+            self._start(each)
+
+    def _start(self, begun: _Begun) -> None:
+        call_id = begun.ready.call.call_id
+        guess = self._guesses.pop(call_id, None) if begun.context.attempt == 1 else None
+        task = guess[1] if guess else asyncio.ensure_future(self._work(begun))
+        self._running[call_id] = begun, task
 
     async def run(self, step: RunTools) -> None:
         """Begin what the step says, and take in what comes first of all that runs."""
@@ -97,29 +131,35 @@ class ToolRunner:
             return
         now = self._clock.now()
         begun = [each for each in (self._begin(run, a, now) for a in step.actions) if each]
-        if not begun and not self._running:
+        if not begun and not self.running:
             return
         await self._book.flush()
-        if len(begun) == 1 and not self._running and step.due is None:
+        self.start_prepared()
+        alone = not self._running and not self._guesses and step.due is None
+        if len(begun) == 1 and alone:
             # Most turns have one call: no need of a task for it.
             value = await self._effects.run(self._work(begun[0]))
             if value is not None:
                 self._ended(run, begun[0], value[0])
             return
         for each in begun:
-            task = asyncio.ensure_future(self._work(each))
-            self._running[each.ready.call.call_id] = each, task
-        await self.wait(step.due)
+            self._start(each)
+        self.forget_guesses()  # calls that the turn did not make in the end
+        await self._wait(step.due)
 
-    async def wait(self, due: float | None = None) -> None:
+    async def _wait(self, due: float | None = None) -> None:
         """Until one of the running calls has ended, or it is `due`."""
         tasks = [task for _, task in self._running.values()]
         if await self._effects.run(self._first(tasks, due)) is None:
             return
-        if run := self._book.state.run:
-            for call_id, (begun, task) in list(self._running.items()):
-                if task.done():
-                    del self._running[call_id]
+        self._take_ended()
+
+    def _take_ended(self) -> None:
+        run = self._book.state.run
+        for call_id, (begun, task) in list(self._running.items()):
+            if task.done():
+                del self._running[call_id]
+                if run and not task.cancelled():
                     self._ended(run, begun, task.result()[0])
 
     async def _first(self, tasks: list[asyncio.Task[Any]], due: float | None) -> bool:
@@ -133,13 +173,27 @@ class ToolRunner:
             alarm.cancel()
         return True
 
+    async def drain(self) -> None:
+        """Let end what runs, and take in what came; `cut` ends it sooner."""
+        while self._running:
+            tasks = [task for _, task in self._running.values()]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            self._take_ended()
+
+    def cut(self) -> None:
+        """What runs has an unknown outcome from here on."""
+        for _, task in self._running.values():
+            task.cancel()
+
     async def end(self) -> None:
         """Cut what still runs: the response has ended, or this process lets go of it."""
-        self._stop_progress()
-        tasks = [task for _, task in self._running.values()]
+        self._progress.stop()
+        self._prepared.clear()
+        self.forget_guesses()
+        self.cut()
+        tasks = [*(task for _, task in self._running.values()), *self._forgotten]
         self._running.clear()
-        for task in tasks:
-            task.cancel()
+        self._forgotten.clear()
         if tasks:
             await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -208,7 +262,7 @@ class ToolRunner:
             at=self._clock.now(),
             approved=approved,
             depth=run.request.get("depth", 0),
-            report=lambda value: self._report(call.call_id, value),
+            report=lambda value: self._progress.report(call.call_id, value),
             host=self._host,
         )
 
@@ -227,7 +281,7 @@ class ToolRunner:
     def _ended(self, run: Run, begun: _Begun, came: Came) -> None:
         call, context, step = begun.ready.call, begun.context, self._book.state.step
         now = self._clock.now()
-        for shown in self._take_progress() or ():
+        for shown in self._progress.take():
             self._book.emit(shown)
         if came is None:
             self._ask(run, call, "outcome_unknown", now)
@@ -289,29 +343,3 @@ class ToolRunner:
                 step, call.call_id, approval_id, now, reason, call.name, call.arguments
             )
         )
-
-    # -- progress --
-
-    def _report(self, call_id: str, value: Any) -> None:
-        shown = clip(as_text(value), PROGRESS_BYTES)
-        step = self._book.state.step
-        self._progress.append(ToolProgress(step, call_id, self._clock.now(), shown))
-        if self._progress_timer is None:
-            self._progress_timer = self._clock.call_later(
-                self._shared.delta_batch_s, self._send_progress
-            )
-
-    def _send_progress(self) -> None:
-        self._progress_timer = None
-        self._shared.spawn(self._book.store_soon(self._take_progress))
-
-    def _take_progress(self) -> list[AnyEvent] | None:
-        taken: list[AnyEvent] = [*self._progress]
-        self._progress.clear()
-        return taken or None
-
-    def _stop_progress(self) -> None:
-        self._progress.clear()
-        if self._progress_timer is not None:
-            self._progress_timer.cancel()
-            self._progress_timer = None

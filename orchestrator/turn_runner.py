@@ -12,12 +12,15 @@ import logging
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
+
 from orchestrator.agents import Agent
 from orchestrator.answer import Answer
+from orchestrator.calls_ahead import CallsAhead
 from orchestrator.clock import Timer
 from orchestrator.collaborators import Collaborators
 from orchestrator.effects import Effects
-from orchestrator.events import AnyEvent, ModelFailed, ModelIntent, ModelResult, ModelRouted
+from orchestrator.events import AnyEvent, Call, ModelFailed, ModelIntent, ModelResult, ModelRouted
 from orchestrator.model import ModelError, ModelTurn, Routed
 from orchestrator.prompt import Prompt
 from orchestrator.run_log import RunLog
@@ -38,13 +41,21 @@ class TurnRunner:
     """Asks the model for one conversation."""
 
     def __init__(
-        self, shared: Collaborators, agent: Agent, prompt: Prompt, book: RunLog, effects: Effects
+        self,
+        shared: Collaborators,
+        agent: Agent,
+        prompt: Prompt,
+        book: RunLog,
+        effects: Effects,
+        *,
+        ahead: CallsAhead,
     ) -> None:
         self._shared = shared
         self._agent = agent
         self._prompt = prompt
         self._book = book
         self._effects = effects
+        self._ahead = ahead
         self._clock = shared.clock
         self._overrides: dict[str, Any] | None = None
         self._overrides_of: tuple[bool, int] = (False, 0)
@@ -112,24 +123,32 @@ class TurnRunner:
             # From here on only a durable flush may store what is emitted.
             self._answer = None
             self._cancel_flush_timer()
+        if isinstance(ended, ModelFailed):
+            self._ahead.forget()
+            if begun := self._begun():
+                ended = self._cut_short(step, answer.text, begun, answer.characters)
         if ended is not None:
             self._book.emit(ended)
+
+    def _begun(self) -> list[Call]:
+        """Calls of this attempt that have begun: from then on it stands, whatever becomes of it."""
+        run = self._book.state.run
+        return [each.call for each in run.calls.values()] if run else []
+
+    def _cut_short(
+        self, step: CallModel | CloseTurn, text: str, calls: list[Call], characters: int
+    ) -> ModelResult:
+        now, tokens = self._clock.now(), characters // CHARACTERS_PER_TOKEN
+        return ModelResult(
+            step.step, step.attempt, now, text, calls, "tool_calls", output_tokens=tokens
+        )
 
     def close_early(self, step: CloseTurn) -> None:
         """The process died in mid-stream, after calls had begun: they are the turn's answer."""
         run = self._book.state.run
         if run is not None:
-            self._book.emit(
-                ModelResult(
-                    step.step,
-                    step.attempt,
-                    self._clock.now(),
-                    "".join(run.streamed_text),
-                    [each.call for each in run.calls.values()],
-                    "tool_calls",
-                    output_tokens=run.streamed_chars // CHARACTERS_PER_TOKEN,
-                )
-            )
+            text = "".join(run.streamed_text)
+            self._book.emit(self._cut_short(step, text, self._begun(), run.streamed_chars))
 
     def _changed(self, run: Run) -> dict[str, Any]:
         """What the request changes of this turn; the same value as long as it is the same."""
@@ -171,6 +190,8 @@ class TurnRunner:
 
     def _result(self, step: CallModel, answer: Answer, began: float) -> ModelResult:
         text, calls, done = answer.whole()
+        if done.finish_reason == "length" and (begun := self._begun()):
+            calls, done = begun, msgspec.structs.replace(done, finish_reason="tool_calls")
         now = self._clock.now()
         model = self._decision.model if self._decision else ""
         # Of a small model's answer that was asked again: paid for, though nobody saw it.
@@ -218,9 +239,15 @@ class TurnRunner:
     async def _store_deltas(self, answer: Answer) -> None:
         def drained() -> list[AnyEvent] | None:
             # An answer that is whole has a result that says it all, and is stored durably.
-            return [*answer.drain()] if self._answer is answer else None
+            if self._answer is not answer:
+                return None
+            events: list[AnyEvent] = [*answer.drain()]
+            for call in answer.whole_calls():
+                events += self._ahead.take(answer.step, answer.attempt, call)
+            return events
 
-        await self._book.store_soon(drained)
+        if await self._book.store_soon(drained):
+            self._ahead.start()
 
     def _cancel_flush_timer(self) -> None:
         if self._flush_timer is not None:
