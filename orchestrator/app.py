@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from orchestrator.agent_chat import AgentTurns
 from orchestrator.agents import Agents
 from orchestrator.clock import SystemClock
+from orchestrator.guard_metrics import GuardMetrics
 from orchestrator.intake import Intake
 from orchestrator.journals import open_journal
 from orchestrator.model import RouterModel
@@ -67,6 +68,7 @@ def create_app(config: StackConfig) -> ASGIApp:
         delta_batch_s=config.journal.delta_batch_s,
         unstored_s=config.journal.unstored_s,
         retention_s=config.journal.retention_s,
+        guard=GuardMetrics(router.metrics.registry),
     )
 
     peers = peer_http.join(

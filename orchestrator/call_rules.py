@@ -16,13 +16,17 @@ the model only after the call's result: a call and its answer stand together in 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
 
-from orchestrator import budgets
+from orchestrator import notices
+from orchestrator.budgets import Bounds
 from orchestrator.events import (
     ApprovalDecided,
     ApprovalRequested,
+    Call,
     CallReady,
+    Notice,
     ResponseAccepted,
     TimerSet,
     ToolFailed,
@@ -36,6 +40,7 @@ from orchestrator.state import (
     Finish,
     LookUpCall,
     OpenCall,
+    Refuse,
     Run,
     RunTools,
     StartCall,
@@ -46,7 +51,6 @@ from orchestrator.state import (
 )
 from orchestrator.tool_errors import error_text
 from orchestrator.turn_rules import over
-from serving.config import AgentLimits
 
 NOT_RUN = "not run: the response ended"
 UNKNOWN = error_text(
@@ -74,7 +78,8 @@ def intent(state: State, event: ToolIntent) -> None:
     run = state.run
     if run and (open_call := run.calls.get(event.call_id)):
         if open_call.attempts == 0:
-            run.spent.tool_calls += 1
+            run.spent.count_call(event.at)
+            state.total.tool_calls += 1
         open_call.attempts = event.attempt
         open_call.failed = None
         if open_call.approval == "approved":
@@ -128,6 +133,7 @@ def result(state: State, event: ToolResult) -> None:
 def settle(state: State) -> None:
     """When all calls of a turn have results, the model is asked next."""
     if (run := state.run) and run.phase == "tools" and run.unresolved == 0:
+        run.spent.count_state(_digest(run))
         show_results(state, run)
         run.phase = "ready"
 
@@ -147,6 +153,27 @@ def show_results(state: State, run: Run, *, keep_open: bool = False) -> None:
     if run.held is not None:
         state.history.append(run.held)
         run.held = None
+    unsaid, run.unsaid = run.unsaid, []
+    for notice in unsaid if not state.waiting else ():
+        show_notice(state, run, notice)
+
+
+def show_notice(state: State, run: Run, notice: Notice) -> None:
+    """At the end of what the model sees."""
+    state.history.append(notice)
+    if notice.last:
+        run.last = notice
+
+
+def _digest(run: Run) -> bytes:
+    """The same for turns with the same calls and results."""
+    digest = hashlib.blake2b(digest_size=8)
+    for each in sorted(
+        (c.call.name, c.call.arguments, (c.result and c.result.output) or "")
+        for c in run.calls.values()
+    ):
+        digest.update("\0".join((*each, "")).encode("utf-8", "replace"))
+    return digest.digest()
 
 
 def _is_clients(run: Run, open_call: OpenCall) -> bool:
@@ -159,16 +186,16 @@ def _is_clients(run: Run, open_call: OpenCall) -> bool:
 def next_calls(  # noqa: PLR0917 - the facts, in the order of next_step
     state: State,
     run: Run,
-    limits: AgentLimits,
+    bounds: Bounds,
     kinds: Mapping[str, ToolKind],
-    now: float,
     need_approval: Collection[str] = (),
     running: Collection[str] = (),
 ) -> Step:
     """What the open calls need. `running` are ids of calls that this process is running now."""
     actions: list[Action] = []
     due: float | None = None
-    fresh = 0
+    fresh: list[Call] = []
+    now = bounds.now
     for call_id, open_call in run.calls.items():
         if open_call.result or call_id in running or _is_clients(run, open_call):
             continue
@@ -179,9 +206,13 @@ def next_calls(  # noqa: PLR0917 - the facts, in the order of next_step
             due = until if due is None else min(due, until)
             continue
         actions.append(_action(open_call, kinds, need_approval))
-        fresh += open_call.attempts == 0 and open_call.approval != "denied"
-    if fresh and (reached := budgets.before_tools(run.spent, fresh, limits, now)):
-        return over(reached)
+        if open_call.attempts == 0 and open_call.approval != "denied":
+            fresh.append(open_call.call)
+    if fresh and run.last is not None:  # it was told to answer, and called tools
+        return over(notices.reached(run.last, now, answered=False))
+    if fresh and (reached := bounds.before_tools(run.spent, len(run.calls), len(fresh))):
+        refusal = notices.refusal(state, run, reached, bounds.limits)
+        return over(reached) if refusal is None else Refuse(state.step, fresh, *refusal)
     if actions or running:
         return RunTools(state.step, actions, due)
     return Finish("completed") if due is None else Wait(due)  # others than we have the word

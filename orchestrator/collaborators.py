@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.clock import Clock
+from orchestrator.guard_metrics import GuardMetrics
 from orchestrator.journal import Journal
 from orchestrator.model import ModelClient
 from orchestrator.tools import ChildRuns
@@ -30,5 +31,6 @@ class Collaborators:
     """Hears whether a turn was good."""
     children: ChildRuns | None
     """Where calls ask other agents."""
+    guard: GuardMetrics
     spawn: Callable[[Coroutine[Any, Any, None]], None]
     """Starts a task that the worker owns."""

@@ -7,7 +7,7 @@ record. Fields are only ever added, with defaults: a log of any release must sti
 A response (one user request to an agent) reads in the log as
 
     ResponseAccepted
-      ModelIntent  ModelRouted  OutputDelta*  ModelResult     one turn = one `step`
+      Notice*  ModelIntent  ModelRouted  OutputDelta*  ModelResult     one turn = one `step`
       ToolIntent*  ToolResult*                                the calls of that turn
         ToolFailed  TimerSet  ApprovalRequested               what may come between the two
       ModelIntent  ...
@@ -269,13 +269,47 @@ class ToolResult(Event, frozen=True, tag="tool_result", omit_defaults=True):
     """Some parts of the work failed; the output says which."""
 
 
-class LimitReached(Event, frozen=True, tag="limit_reached", omit_defaults=True):
-    """A hard limit of the agent ended the response."""
+LimitKind = Literal[
+    "turns",
+    "tool_calls",
+    "tokens",
+    "seconds",
+    "cost",
+    "same_call",
+    "same_state",
+    "storm",
+    "overflow",
+]
+Scope = Literal["response", "conversation", "tenant"]
+"""Whose limit: of one response, of the whole conversation, of the tenant in its window."""
 
-    kind: Literal["turns", "tool_calls", "tokens", "seconds", "cost", "same_call"]
+
+class LimitReached(Event, frozen=True, tag="limit_reached", omit_defaults=True):
+    """A limit ended the response: cut it, or (`answered`) let it give a last answer first."""
+
+    kind: LimitKind
     value: float
     limit: float
     at: float
+    scope: Scope = "response"
+    answered: bool = False
+
+
+class Notice(Event, frozen=True, tag="notice", omit_defaults=True):
+    """Something that the loop tells the model, shown at the end of the prompt and there for good.
+
+    `step` is the turn that sees it first. `last`: that turn has no tools, and its answer ends the
+    response. Written before the turn's intent, so that the same prompt is asked after a crash.
+    """
+
+    step: int
+    kind: LimitKind | Literal["drift"]
+    text: str
+    at: float
+    scope: Scope = "response"
+    value: float = 0.0
+    limit: float = 0.0
+    last: bool = False
 
 
 class CancelRequested(Event, frozen=True, tag="cancel_requested", omit_defaults=True):
@@ -323,6 +357,7 @@ AnyEvent = (
     | ResultKept
     | ToolResult
     | LimitReached
+    | Notice
     | CancelRequested
     | ResponseFinished
     | Purged

@@ -15,12 +15,13 @@ from orchestrator.events import (
     HistoryImported,
     Item,
     ModelResult,
+    Notice,
     ResponseAccepted,
     ResponseFinished,
     ToolResult,
 )
 from orchestrator.journal import Recorded
-from orchestrator.prompt import NOT_RUN
+from orchestrator.prompt import NOT_RUN, notice_message
 from orchestrator.state import Shown, replies
 from serving import reply
 
@@ -51,6 +52,9 @@ def _items(event: Shown, *, as_calls: bool) -> list[Item]:
             return [_output(event.call_id, event.output)]
         case ModelResult():
             return _answer(event, as_calls=as_calls)
+        case Notice():
+            message = notice_message(event)
+            return [_message(message["role"], message["content"])]
 
 
 def _answer(result: ModelResult, *, as_calls: bool) -> list[Item]:

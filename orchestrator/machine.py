@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from orchestrator import budgets, call_rules, turn_rules
-from orchestrator.budgets import Spent
+from orchestrator import budgets, call_rules, notices, turn_rules
+from orchestrator.budgets import Bounds, Spent
 from orchestrator.events import (
     AnyEvent,
     ApprovalDecided,
@@ -36,6 +36,7 @@ from orchestrator.events import (
     ModelIntent,
     ModelResult,
     ModelRouted,
+    Notice,
     OutputDelta,
     Purged,
     ResponseAccepted,
@@ -46,7 +47,7 @@ from orchestrator.events import (
     ToolResult,
 )
 from orchestrator.journal import Recorded
-from orchestrator.state import IDLE, Finish, Run, State, Step, ToolKind
+from orchestrator.state import ALONE, IDLE, Around, Finish, Run, State, Step, ToolKind
 from serving.config import AgentLimits
 
 
@@ -97,6 +98,20 @@ def _model_result(state: State, event: ModelResult) -> None:
     call_rules.settle(state)  # its calls may all have run meanwhile
 
 
+def _notice(state: State, event: Notice) -> None:
+    run = state.run
+    name = notices.name(event)
+    if event.scope == "conversation":
+        state.told.add(name)
+    if run is None:
+        return
+    run.told.add(name)
+    if run.calls:
+        run.unsaid.append(event)  # the results of calls must follow the calls
+    else:
+        call_rules.show_notice(state, run, event)
+
+
 def _limit(state: State, event: LimitReached) -> None:
     if state.run:
         state.run.limit = event
@@ -139,6 +154,7 @@ _HANDLERS: Mapping[type, Any] = {
     ApprovalDecided: call_rules.decided,
     ToolResult: call_rules.result,
     LimitReached: _limit,
+    Notice: _notice,
     CancelRequested: _cancel,
     ResponseFinished: _finished,
     Purged: _purged,
@@ -153,10 +169,12 @@ def next_step(  # noqa: PLR0911 - a table: the first line that fits
     *,
     need_approval: Collection[str] = (),
     running: Collection[str] = (),
+    around: Around = ALONE,
 ) -> Step:
     """What to do, given that nothing is in flight but the calls `running`.
 
-    `kinds` tells what may run a second time, `need_approval` what a person must allow.
+    `kinds` tells what may run a second time, `need_approval` what a person must allow, `around`
+    what others than this conversation have used.
     """
     run = state.run
     if run is None:
@@ -164,12 +182,18 @@ def next_step(  # noqa: PLR0911 - a table: the first line that fits
     if run.cancel_requested:
         return Finish("cancelled")
     if run.answer is not None:
-        return turn_rules.ending(run.answer)
-    reached = run.limit or budgets.overall(run.spent, limits, now)
+        return turn_rules.ending(run, run.answer, now)
+    caps = [
+        *budgets.of_response(run.spent, limits, now),
+        *budgets.of_conversation(state.total, run.spent, limits),
+        *around.caps,
+    ]
+    bounds = Bounds(limits, caps, now)
+    reached = run.limit or bounds.cut(asking=False)
     if reached is not None:
         return turn_rules.over(reached)
     if run.phase == "tools":
-        return call_rules.next_calls(state, run, limits, kinds, now, need_approval, running)
+        return call_rules.next_calls(state, run, bounds, kinds, need_approval, running)
     if run.phase == "ready" and state.waiting:
         return Finish("completed")  # other calls of that turn still wait for their word
-    return turn_rules.next_turn(state, run, limits, now)
+    return turn_rules.next_turn(state, run, bounds)

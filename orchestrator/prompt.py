@@ -24,6 +24,7 @@ from orchestrator.events import (
     HistoryImported,
     Item,
     ModelResult,
+    Notice,
     ResponseAccepted,
     ToolResult,
 )
@@ -109,6 +110,8 @@ def _messages_of_event(event: Shown, *, reply_tool: bool) -> list[Message]:
             return messages
         case HistoryImported():
             return messages_of(event.items, reply_tool=reply_tool)
+        case Notice():
+            return [notice_message(event)]
 
 
 def _answer(result: ModelResult) -> list[Message]:
@@ -146,6 +149,12 @@ def assistant_calls(calls: Sequence[Call], text: str) -> Message:
             for call in calls
         ],
     }
+
+
+def notice_message(notice: Notice) -> Message:
+    """What the loop says. A reminder quotes the user, and may not speak louder than the user."""
+    role = "user" if notice.kind == "drift" else "system"
+    return {"role": role, "content": notice.text}
 
 
 def tool_message(call_id: str, output: str) -> Message:

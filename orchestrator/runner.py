@@ -16,12 +16,12 @@ from orchestrator.calls_ahead import CallsAhead
 from orchestrator.clock import Timer, sleep
 from orchestrator.collaborators import Collaborators
 from orchestrator.effects import Effects
-from orchestrator.events import CancelRequested, LimitReached, ResponseFinished
+from orchestrator.events import CancelRequested, LimitReached, Notice, ResponseFinished, ToolResult
 from orchestrator.journal import Lease
 from orchestrator.machine import next_step
 from orchestrator.prompt import Prompt
 from orchestrator.run_log import RunLog
-from orchestrator.state import CallModel, CloseTurn, Finish, Idle, RunTools, State, Wait
+from orchestrator.state import CallModel, CloseTurn, Finish, Idle, Refuse, RunTools, State, Wait
 from orchestrator.tool_runner import ToolRunner
 from orchestrator.turn_outcomes import TurnOutcomes
 from orchestrator.turn_runner import TurnRunner
@@ -114,6 +114,8 @@ class Runner:
                         await self._tools.run(step)
                     case CloseTurn():
                         self._turns.close_early(step)
+                    case Refuse():
+                        self._refuse(step, now)
                     case Finish():
                         await self._finish(step)
                     case Wait():
@@ -132,12 +134,21 @@ class Runner:
             self._turns.close()
             await self._tools.end()
 
+    def _refuse(self, step: Refuse, now: float) -> None:
+        for call in step.calls:
+            self._book.emit(ToolResult(step.step, call.call_id, now, step.said, "refused"))
+        self._say(step.notice)
+
+    def _say(self, event: Notice | LimitReached) -> None:
+        self._book.emit(event)
+        self._shared.guard.note(event)
+
     async def _finish(self, step: Finish) -> None:
         run = self.state.run
         if run is None:
             return
         if step.limit is not None and run.limit is None:
-            self._book.emit(step.limit)
+            self._say(step.limit)
         await self._tools.end()
         self._tools.abandon()
         now = self._clock.now()
@@ -163,7 +174,7 @@ class Runner:
                 return
             now = self._clock.now()
             spent_s = round(now - run.spent.since, 3)
-            self._book.emit(LimitReached("seconds", spent_s, limits.max_seconds, now))
+            self._say(LimitReached("seconds", spent_s, limits.max_seconds, now))
             self._effects.interrupt()
 
         return self._clock.call_later(max(0.0, left_s), expire)

@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from orchestrator.budgets import Spent
+from orchestrator.budgets import Cap, Spent, Totals
 from orchestrator.events import (
     Call,
     HistoryImported,
     LimitReached,
     ModelFailed,
     ModelResult,
+    Notice,
     ResponseAccepted,
     Status,
     TimerSet,
@@ -31,7 +32,7 @@ ToolKind = Literal["pure", "idempotent", "queryable", "unsafe"]
 """May a call whose outcome is in doubt run again? `pure` has no effect at all, `idempotent` acts
 once for each key, `queryable` can be asked what it did, `unsafe` can do none of these."""
 
-Shown = HistoryImported | ResponseAccepted | ModelResult | ToolResult
+Shown = HistoryImported | ResponseAccepted | ModelResult | ToolResult | Notice
 """The events that the model sees, in the order in which it sees them."""
 
 Phase = Literal["ready", "asking", "retry", "given_up", "tools", "answered"]
@@ -77,6 +78,12 @@ class Run:
     unresolved: int = 0
     answer: ModelResult | None = None
     limit: LimitReached | None = None
+    told: set[str] = field(default_factory=set)
+    """Names of the notices that the model was given."""
+    unsaid: list[Notice] = field(default_factory=list)
+    """Notices that came while calls were open: they are shown after the calls' results."""
+    last: Notice | None = None
+    """The next turn's answer is the last one, for this reason."""
     cancel_requested: bool = False
     streamed_chars: int = 0
     """Output of the attempt in progress that is already in the log."""
@@ -101,6 +108,10 @@ class State:
     """Calls that stay open between responses: a person decides on them, or the client runs them."""
     last_response_id: str = ""
     last_status: Status | None = None
+    total: Totals = field(default_factory=Totals)
+    """What all its responses have used."""
+    told: set[str] = field(default_factory=set)
+    """Names of the notices about the whole conversation."""
     purged: bool = False
     """Nothing is left of the conversation; it takes no requests."""
 
@@ -116,11 +127,13 @@ class Wait(msgspec.Struct, frozen=True, gc=False):
 
 
 class CallModel(msgspec.Struct, frozen=True, gc=False):
-    """Ask the model; `supersedes` is an attempt whose process died (0: none)."""
+    """Tell the model those notices and ask it; `supersedes` is an attempt whose process died (0:
+    none)."""
 
     step: int
     attempt: int
     supersedes: int = 0
+    notices: list[Notice] = []
 
 
 class CloseTurn(msgspec.Struct, frozen=True, gc=False):
@@ -170,6 +183,15 @@ class RunTools(msgspec.Struct, frozen=True, gc=False):
     due: float | None = None
 
 
+class Refuse(msgspec.Struct, frozen=True, gc=False):
+    """Close these calls without running them, and tell the model why."""
+
+    step: int
+    calls: list[Call]
+    said: str
+    notice: Notice
+
+
 class Finish(msgspec.Struct, frozen=True, gc=False):
     """The response ends."""
 
@@ -179,8 +201,18 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
     limit: LimitReached | None = None
 
 
-Step = Idle | Wait | CallModel | CloseTurn | RunTools | Finish
+Step = Idle | Wait | CallModel | CloseTurn | RunTools | Refuse | Finish
 IDLE = Idle()
+
+
+class Around(msgspec.Struct, frozen=True, gc=False):
+    """What is not in the conversation's log and yet bounds it."""
+
+    caps: tuple[Cap, ...] = ()
+    """Of its tenant."""
+
+
+ALONE = Around()
 
 
 def is_first_turn(state: State) -> bool:

@@ -115,5 +115,11 @@ class TurnFacts:
         }
         if self._limit is not None:
             limit = self._limit
-            found["limit"] = {"kind": limit.kind, "value": limit.value, "limit": limit.limit}
+            found["limit"] = {
+                "kind": limit.kind,
+                "value": limit.value,
+                "limit": limit.limit,
+                "scope": limit.scope,
+                "answered": limit.answered,
+            }
         return found

@@ -9,7 +9,8 @@ count as a failure. While no engine is ready attempts do not count either; the w
 
 from __future__ import annotations
 
-from orchestrator import budgets
+from orchestrator import budgets, notices
+from orchestrator.budgets import Bounds
 from orchestrator.events import LimitReached, ModelFailed, ModelIntent, ModelResult, OutputDelta
 from orchestrator.state import (
     CallModel,
@@ -22,13 +23,14 @@ from orchestrator.state import (
     Wait,
     replies,
 )
-from serving.config import AgentLimits
 from serving.errors import Unavailable
 
 
 def intent(state: State, event: ModelIntent) -> None:
     state.step = event.step
     if run := state.run:
+        if event.attempt == 1:
+            run.spent.begin_turn(event.at)
         run.attempt = event.attempt
         run.phase = "asking"
         run.streamed_chars = 0
@@ -59,16 +61,12 @@ def failed(state: State, event: ModelFailed) -> None:
 def result(state: State, event: ModelResult) -> None:
     state.step = event.step
     state.history.append(event)
+    state.total.add(event)
     run = state.run
     if run is None:
         return
     spent = run.spent
-    spent.turns += 1
-    spent.prompt_tokens += event.prompt_tokens
-    spent.cached_tokens += event.cached_tokens
-    spent.output_tokens += event.output_tokens
-    spent.cost_usd += event.cost_usd
-    spent.uncached_cost_usd += event.uncached_cost_usd
+    spent.add(event)
     run.failures = 0
     run.waiting_since = 0.0
     run.failed = None
@@ -83,12 +81,14 @@ def result(state: State, event: ModelResult) -> None:
         run.phase = "answered"
 
 
-def ending(answer: ModelResult) -> Finish:
-    """How an answer ends its response."""
+def ending(run: Run, answer: ModelResult, now: float) -> Finish:
+    """How an answer ends its response. A last answer completes it; that it was one is noted."""
     if answer.finish_reason == "length":
         return Finish("incomplete", "max_output_tokens", "the answer was cut at max_output_tokens")
     if answer.finish_reason == "content_filter":
         return Finish("incomplete", "content_filter", "the engine withheld the answer")
+    if run.last is not None:
+        return Finish("completed", limit=notices.reached(run.last, now, answered=True))
     return Finish("completed")
 
 
@@ -98,27 +98,27 @@ def over(reached: LimitReached) -> Finish:
     return Finish("incomplete", code, message, reached)
 
 
-def next_turn(state: State, run: Run, limits: AgentLimits, now: float) -> Step:
+def next_turn(state: State, run: Run, bounds: Bounds) -> Step:
     """Ask the model: for the first time, again, or not any more."""
     if run.phase == "asking" and run.calls:
         return CloseTurn(state.step, run.attempt)
     if run.phase == "asking":
         return CallModel(state.step, run.attempt + 1, supersedes=run.attempt)
     if run.failed is not None:
-        return _try_again(state, run, run.failed, limits, now)
-    if reached := budgets.before_model(run.spent, limits, now):
+        return _try_again(state, run, run.failed, bounds)
+    if reached := bounds.cut(asking=True):
         return over(reached)
-    return CallModel(state.step + 1, 1)
+    told = [] if run.last else notices.before_turn(state, run, bounds)
+    return CallModel(state.step + 1, 1, notices=told)
 
 
-def _try_again(
-    state: State, run: Run, failed: ModelFailed, limits: AgentLimits, now: float
-) -> Step:
+def _try_again(state: State, run: Run, failed: ModelFailed, bounds: Bounds) -> Step:
+    limits, now = bounds.limits, bounds.now
     waited_s = failed.at - run.waiting_since if run.waiting_since else 0.0
     tired = run.failures >= limits.model_attempts or waited_s > limits.engine_wait_s
     if run.phase == "given_up" or tired:
         return Finish("failed", failed.code or "engine_failed", failed.error)
-    if reached := budgets.before_model(run.spent, limits, now):
+    if reached := bounds.cut(asking=True):
         return over(reached)
     until = failed.at if failed.superseded else failed.at + backoff_s(run.failures, waited_s)
     return Wait(until) if until > now else CallModel(state.step, run.attempt + 1)

@@ -26,7 +26,7 @@ from orchestrator.prompt import Prompt
 from orchestrator.run_log import RunLog
 from orchestrator.state import CallModel, CloseTurn, Run, is_first_turn
 from orchestrator.turn_outcomes import turn_id
-from orchestrator.turn_settings import is_forced, overrides
+from orchestrator.turn_settings import is_forced, overrides, without_tools
 from router.turn import Decision
 from serving.config import Prices
 
@@ -88,11 +88,17 @@ class TurnRunner:
                     step.step, step.supersedes, began, said, "superseded", True, True, wasted
                 )
             )
+        for notice in step.notices:
+            self._book.emit(notice)
+            self._shared.guard.note(notice)
         prompt = self._prompt
         prompt.extend(self._book.state.history)
         turn_type = self._agent.turn_type
         self._book.emit(ModelIntent(step.step, step.attempt, began, turn_type, prompt.sha256))
-        body = prompt.body(self._changed(run))
+        changed = self._changed(run)
+        if run.last is not None:
+            changed = without_tools(self._agent.settings, changed)
+        body = prompt.body(changed)
         await self._book.flush()
         turn = ModelTurn(
             body,

@@ -45,6 +45,16 @@ def overrides(
     return changed
 
 
+def without_tools(settings: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for a turn that must answer. The tools stay where they are, part of the prefix: they
+    only may not be called."""
+    tools = changed.get("tools", settings.get("tools", ()))
+    if not tools:
+        return dict(changed)
+    replying = any(_name(tool) == REPLY for tool in tools)
+    return {**changed, "tool_choice": _named(REPLY) if replying else "none"}
+
+
 def is_forced(request: Mapping[str, Any]) -> bool:
     """Does `tool_choice` differ between a response's first turn and the others?"""
     choice = request.get("tool_choice")

@@ -37,6 +37,7 @@ from orchestrator.events import (
     ResponseAccepted,
     ResponseFinished,
 )
+from orchestrator.guard_metrics import GuardMetrics
 from orchestrator.journal import Fenced, Journal, JournalFull, ResponseRef
 from orchestrator.leases import CANCEL, DUE, Leases
 from orchestrator.machine import fold_all
@@ -71,6 +72,7 @@ class Worker:
         owner: str | None = None,
         lease_s: float = 10.0,
         delta_batch_s: float = 0.05,
+        guard: GuardMetrics | None = None,
         park_s: float = 5.0,
         stop_grace_s: float = 5.0,
         unstored_s: float = 60.0,
@@ -87,6 +89,7 @@ class Worker:
             clock=self._clock,
             prices=prices or {},
             delta_batch_s=delta_batch_s,
+            guard=guard or GuardMetrics(),
             park_s=park_s,
             outcomes=outcomes,
             children=Children(journal, self, lambda name: agents.get(name).key),

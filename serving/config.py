@@ -385,8 +385,23 @@ class FrontConfig(Frozen):
         return tuple(url.rstrip("/") for url in value)
 
 
+class ConversationLimits(Frozen):
+    """What all responses of one conversation may use together; unset: no limit."""
+
+    max_turns: int | None = Field(default=None, ge=1)
+    max_tool_calls: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_seconds: float | None = Field(default=None, gt=0)
+    """Of model turns, all together; the time between requests does not count."""
+    max_cost_usd: float | None = Field(default=None, gt=0)
+
+
 class AgentLimits(Frozen):
-    """Hard limits of one response of an agent; reaching one ends it as `incomplete`."""
+    """How far one response of an agent may go; see docs/safety.md.
+
+    Near a limit the model is told, and asked for a last answer while there is room for one;
+    reaching it ends the response as `incomplete`.
+    """
 
     max_turns: int = Field(default=12, ge=1)
     max_tool_calls: int = Field(default=24, ge=0)
@@ -396,6 +411,20 @@ class AgentLimits(Frozen):
     max_cost_usd: float | None = Field(default=None, gt=0)
     same_call: int = Field(default=3, ge=2)
     """The same call with the same arguments this many times in a row trips the breaker."""
+    same_state: int = Field(default=3, ge=2)
+    """So many turns with the same calls and the same results, not only in a row, do too."""
+    max_calls_a_turn: int = Field(default=16, ge=1)
+    """Calls in one answer; more are a storm, and none of them runs."""
+    max_calls_a_minute: int = Field(default=240, ge=1)
+    """Calls that begin within a minute; more are a storm too."""
+    warn_at: float = Field(default=0.8, gt=0, le=1)
+    """Share of a limit at which the model is told that it comes near; 1 = never."""
+    last_answer: bool = True
+    """Ask for a last answer, without tools, while there is room for one more turn; else the limit
+    just cuts."""
+    remind_every: int = Field(default=10, ge=0)
+    """Turns after which the model is reminded of its task and asked for its plan; 0 = never."""
+    conversation: ConversationLimits = ConversationLimits()
     tool_timeout_s: float = Field(default=30.0, gt=0)
     tool_result_bytes: int = Field(default=16_384, ge=256)
     """What the model is shown of a result; the whole of it is kept in the journal."""

@@ -276,7 +276,13 @@ def test_a_limit_is_told_with_its_value() -> None:
 
     response = projection.response()
     assert response["incomplete_details"]["reason"] == "max_turns"
-    assert response["warmloop"]["limit"] == {"kind": "turns", "value": 12, "limit": 12}
+    assert response["warmloop"]["limit"] == {
+        "kind": "turns",
+        "value": 12,
+        "limit": 12,
+        "scope": "response",
+        "answered": False,
+    }
 
 
 def test_events_of_other_responses_and_late_ones_are_not_shown() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
@@ -262,6 +263,22 @@ async def test_every_hard_limit_ends_the_response_as_incomplete(
         ended = await desk.ended()
         assert (ended.status, ended.code) == ("incomplete", code)
         assert len(await desk.found(LimitReached)) == 1
+
+
+async def test_near_a_limit_the_model_answers_once_more_without_tools() -> None:
+    async with Desk(
+        in_order(calls(("buy", {"item": "bell"})), says("one bell")), limits={"max_turns": 2}
+    ) as desk:
+        await desk.ask()
+        assert (await desk.ended()).status == "completed"
+        bodies = [json.loads(turn.body) for turn in desk.model.turns]
+        assert [body["tool_choice"] for body in bodies] == ["auto", "none"]
+        assert bodies[0]["tools"] == bodies[1]["tools"]
+        assert bodies[1]["messages"][:-3] == bodies[0]["messages"]
+        assert "Answer now" in bodies[1]["messages"][-1]["content"]
+        assert (["ToolResult", "Notice", "ModelIntent"], True) in desk.journal.appends
+        (limit,) = await desk.found(LimitReached)
+        assert limit.answered
 
 
 async def test_time_runs_out_in_the_middle_of_a_tool() -> None:
