@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import signal
 import sys
@@ -42,6 +43,9 @@ POLL_S = 0.2
 RESTART_MAX_S = 5.0
 PATIENT_S = 15.0
 """After so long, and again and again, it is said what a start is waiting for."""
+OUTLIVE_S = 120.0
+"""How long a stack serves without Ray's head: long enough for the turns that run, and soon started
+anew."""
 STOP_S = 8.0
 """For Ray and the engines to end in good order; what is left then is killed."""
 
@@ -156,6 +160,8 @@ class Supervisor:
         self._port = config.front.port or free_port()
         self._cluster = LocalCluster(self._config_path, self._folder) if needs_ray(config) else None
         self._front: guardian.Guarded | None = None
+        self._end_at = math.inf
+        self._why_end = ""
 
     @property
     def url(self) -> str:
@@ -311,6 +317,8 @@ class Supervisor:
         """Watch the children; the front door is started again, the cluster's end is ours."""
         while not self._stop.wait(POLL_S):
             self._check_children(starting=False)
+            if time.monotonic() > self._end_at:
+                raise EngineError(self._why_end)
 
     def _check_children(self, *, starting: bool) -> None:
         if self._cluster is not None:
@@ -319,12 +327,20 @@ class Supervisor:
                 if event.kind == "failed":
                     fields = event.fields
                     raise EngineError(f"models.{fields['model']}: {fields['reason']}")
+                if event.kind == "ray-lost":
+                    self._lost(event.fields["what"])
             if not alive:
                 raise self._ended("Ray ended unexpectedly", "cluster")
         if self._front is not None and (status := self._front.poll()) is not None:
             if starting:
                 raise self._ended("the front door ended at start", "front", status)
             self._restart_front()
+
+    def _lost(self, what: str) -> None:
+        """Ray's head has ended. Engines go on, but one that dies is not replaced."""
+        self._why_end = f"Ray's {what} ended; start the stack again: its conversations go on"
+        self._end_at = time.monotonic() + OUTLIVE_S
+        self._say(f"Ray's {what} ended: engines go on for {OUTLIVE_S:.0f} s, then the stack ends")
 
     def _restart_front(self) -> None:
         """Start the front door again, more slowly the more often it fails in a row."""

@@ -11,6 +11,7 @@ What happens is said as lines of JSON, on stdout and in DIR/events.jsonl:
     {"event": "starting", "pid": 1}    {"event": "ray-ready", "address": "127.0.0.1:1", "s": 4.2}
     {"event": "engine", "model": "small", "replica": "small-3f", "state": "ready", "reason": ""}
     {"event": "ready", "s": 12.9}      {"event": "failed", "model": "small", "reason": "..."}
+    {"event": "ray-lost", "what": "gcs_server"}
     {"event": "stopping"}              {"event": "stopped"}
 
 While it runs it takes orders from DIR/commands (`serving.commands`), e.g. to restart a model.
@@ -50,6 +51,7 @@ from serving.table import Engine
 __all__ = ["RunFile", "read_run_file"]
 
 WATCH_S = 1.0
+HEAD = "gcs_server"
 MAX_EVENT_BYTES = 8 * 2**20
 CALL_S = 2.0
 
@@ -180,9 +182,10 @@ def _serve(
     )
     version = -1
     while not stop.is_set():
-        # The watch alone may go on for a minute without them, until Ray ends the engines.
+        # The watch alone would go on without them, until Ray ends the engines.
         if not ray_node.alive():
-            raise EngineError("one of Ray's own processes has ended")
+            _outlive(ray_node, events, stop)
+            return
         try:
             snapshot = ray.get(actor.watch.remote(version, WATCH_S), timeout=CALL_S)
         except ray.exceptions.RayActorError:
@@ -195,6 +198,17 @@ def _serve(
         for asked in commands.take(run_dir):
             restarts.ask(asked, snapshot.engines)
         restarts.take(snapshot.engines)
+
+
+def _outlive(ray_node: LocalRay, events: Events, stop: threading.Event) -> None:
+    """Without its head (`gcs_server`) Ray heals nothing any more, but engines go on: hold them
+    until the owner says stop. Raises EngineError when more is gone: then Ray ends them itself."""
+    events.say("ray-lost", what=", ".join(ray_node.ended()))
+    while not stop.is_set():
+        ended = ray_node.ended()
+        if set(ended) - {HEAD}:
+            raise EngineError(f"of Ray's own processes, {', '.join(ended)} ended")
+        stop.wait(WATCH_S / 4)
 
 
 def _shut_serve_down(drain_s: float, ray_node: LocalRay) -> None:

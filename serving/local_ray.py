@@ -88,6 +88,10 @@ class LocalRay:
         """False when one of Ray's own processes has ended: calls into Ray would then hang."""
         return self._node is not None and bool(self._node.remaining_processes_alive())
 
+    def ended(self) -> list[str]:
+        """Which of Ray's own processes have ended: `gcs_server`, `raylet`, ..."""
+        return [name for name, _ in self._node.dead_processes()] if self._node is not None else []
+
     def stop(self) -> None:
         """End all of Ray's processes and remove its folder. Idempotent."""
         (self._run_dir / NAME).unlink(missing_ok=True)

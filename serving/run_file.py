@@ -96,6 +96,9 @@ def ray_env(token_path: str | Path) -> dict[str, str]:
         "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1000000",
         # How fresh the figures are that `serving.autoscale` decides by (default: 10 s).
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+        # How long replicas, and so engines, outlive the head (default: 60 s): longer than the
+        # supervisor lets the stack go on without it, and than its drain.
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
         "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
         # Ray's own logs are bounded: twice this for each of its processes.
         "RAY_ROTATION_MAX_BYTES": str(8 * 2**20),
