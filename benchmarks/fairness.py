@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.percentile import percentile
 from benchmarks.routing_world import MODEL, World
 from benchmarks.virtual_time import in_virtual_time
 from router.health import Health
@@ -36,6 +37,7 @@ from serving.config import FrontConfig, SimulatorConfig
 from serving.errors import RequestError
 from serving.protocol import CHAT, Usage, parse
 from serving.router_config import RouterConfig
+from serving.simulated_cache import BYTES_PER_TOKEN
 from serving.simulated_engine import Job
 
 BAR = 1.5
@@ -44,7 +46,6 @@ REPLICAS = 2
 QUIET = ("ann", "ben", "cleo", "dan")
 FLOODER = "flooder"
 BLOCK_TOKENS = 16
-BYTES_PER_TOKEN = 4
 ENGINE = SimulatorConfig(
     prefill_tokens_per_s=8000,
     decode_tokens_per_s=60,
@@ -173,11 +174,6 @@ def played(
 
         total.add(in_virtual_time(one()))
     return total
-
-
-def percentile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
 def measure(seconds: float, seeds: int) -> dict[str, Any]:

@@ -20,7 +20,6 @@ import os
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,6 +30,7 @@ import aiohttp
 
 from benchmarks.gateway_doors import Door
 from benchmarks.gateway_engine import CHAT_PATH, MODEL
+from serving.engines import adapter_for
 from serving.engines.ports import free_port
 
 STREAMS = 320
@@ -97,7 +97,8 @@ async def measure(door: Door, replicas: dict[str, subprocess.Popen[bytes]]) -> K
             await asyncio.wait_for(everyone_began.wait(), _BEGIN_S)
         except TimeoutError:
             print(f"{door.name}: {begun} of {STREAMS} streams began in {_BEGIN_S:.0f} s")
-        running = {url: await asyncio.to_thread(_running, url) for url in replicas}
+        loads = {url: await adapter_for("vllm").load(http, url) for url in replicas}
+        running = {url: load.running for url, load in loads.items()}
         busiest = max(running, key=lambda url: running[url])
         os.kill(replicas[busiest].pid, signal.SIGKILL)
         rest_s = WORDS / WORDS_PER_S
@@ -108,14 +109,6 @@ async def measure(door: Door, replicas: dict[str, subprocess.Popen[bytes]]) -> K
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
     return Killed(running[busiest], {kind: dict(count) for kind, count in outcomes.items()})
-
-
-def _running(url: str) -> int:
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:  # noqa: S310
-        for line in answer.read().decode().splitlines():
-            if line.startswith("vllm:num_requests_running{"):
-                return int(float(line.rpartition(" ")[2]))
-    raise LookupError(f"{url} does not say how many requests it runs")
 
 
 async def _ask(http: aiohttp.ClientSession, door: Door, number: int, on_begin: Any) -> str:

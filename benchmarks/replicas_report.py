@@ -10,6 +10,8 @@ from pathlib import Path
 
 from rich.table import Table
 
+from benchmarks.percentile import percentile
+
 NOISE = 0.15
 """Two figures of real runs that differ by less than this share are not told apart."""
 
@@ -31,12 +33,11 @@ def figures_of(
     policy: str, hits: float, ttfts: Sequence[float], sessions: Sequence[float], makespan_s: float
 ) -> Figures:
     """From what was measured of one policy."""
-    ordered = sorted(ttfts)
     return Figures(
         policy,
         hits,
-        statistics.mean(ordered),
-        ordered[int(len(ordered) * 0.9)],
+        statistics.mean(ttfts),
+        percentile(ttfts, 0.9),
         statistics.mean(sessions),
         makespan_s,
     )

@@ -1,9 +1,9 @@
 """What the router remembers, in bytes: `python -m benchmarks.routing --memory`.
 
-The real parser, identity and scheduler see twice as many sessions as `router.max_sessions`
-(200,000) allows, two turns each, by two front doors: one is given ids, the other finds the sessions
-by their prefixes. Resident memory of this process is read on the way: it grows until the capacity
-is reached, and then no more.
+The real parser, identity and scheduler, with an eighth of the default capacities, see eight times
+as many sessions as `router.max_sessions` allows (200,000), two turns each, by two front doors: one
+is given ids, the other finds the sessions by their prefixes. Resident memory of this process is
+read on the way: it grows until all tables are full, and then no more.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ from benchmarks.virtual_time import in_virtual_time
 from router.peer_memory import Room
 from serving.config import SimulatorConfig
 from serving.protocol import CHAT, Usage
-from serving.router_config import RouterConfig
+from serving.router_config import RouterConfig, WarmthConfig
 
 REPLICAS = 8
 TOKENS = (500, 120, 120)
 """Of the messages: a system prompt that all share, then the session's own."""
 STEPS = 8
 """How often memory is read."""
-GROWS_BY = 1.15
-"""Python's tables change their size in steps, also when as many entries leave as come; what grew
-with the sessions would be twice as much."""
+TIMES = 8
+"""The capacity is exceeded so many times."""
+FULL = 4
+"""All tables are full by then: some hold more entries than there may be sessions."""
+GROWS_BY = 1.05
+"""From then on. What grew with the sessions would double."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +54,19 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """All readings; the first `capacity` sessions fill the tables."""
+    """All readings."""
 
     capacity: int
     readings: tuple[Reading, ...]
 
     @property
     def full(self) -> Reading:
-        """The first one at the capacity."""
-        return next(r for r in self.readings if r.sessions >= self.capacity)
+        """The first one with all tables full."""
+        return next(r for r in self.readings if r.sessions >= FULL * self.capacity)
 
     @property
     def bounded(self) -> bool:
-        """Twice as many sessions take no more than those that fit."""
+        """Twice as many sessions take no more."""
         return self.readings[-1].grown_bytes <= self.full.grown_bytes * GROWS_BY
 
     def as_json(self) -> dict[str, Any]:
@@ -82,17 +85,22 @@ class _Bodies(Bodies):
 
 
 def measure(sessions: int = 0, told: Callable[[int, int], None] = lambda done, of: None) -> Memory:
-    """Play so many sessions (0: twice the capacity); `told` hears how far it is."""
-    capacity = RouterConfig().max_sessions
-    sessions = sessions or 2 * capacity
-    return in_virtual_time(_play(sessions, min(capacity, sessions // 2), told))
+    """Play so many sessions (0: as many as fit by default); `told` hears how far it is."""
+    usual = RouterConfig()
+    sessions = sessions or usual.max_sessions
+    share = usual.max_sessions // (sessions // TIMES)
+    knobs = RouterConfig(
+        max_sessions=sessions // TIMES,
+        warmth=WarmthConfig(max_nodes=usual.warmth.max_nodes // share),
+    )
+    return in_virtual_time(_play(sessions, knobs, told))
 
 
-async def _play(sessions: int, capacity: int, told: Callable[[int, int], None]) -> Memory:
+async def _play(sessions: int, knobs: RouterConfig, told: Callable[[int, int], None]) -> Memory:
     # So large that the index of what engines hold is bounded by its own capacity, not theirs.
     world = World(REPLICAS, SimulatorConfig(capacity_tokens=100_000_000, block_tokens=512))
     bodies = _Bodies(block_tokens=16)
-    doors = [Ours(world, bodies, Room(), ids=ids) for ids in (True, False)]
+    doors = [Ours(world, bodies, Room(), ids=ids, knobs=knobs) for ids in (True, False)]
     turns = [Turn(0.0, sum(TOKENS[:n]), 20, (), tuple(range(n))) for n in range(2, len(TOKENS) + 1)]
     gc.collect()
     before = psutil.Process().memory_info().rss
@@ -111,4 +119,4 @@ async def _play(sessions: int, capacity: int, told: Callable[[int, int], None]) 
             grown = psutil.Process().memory_info().rss - before
             readings.append(Reading(i, grown))
             await asyncio.sleep(1)
-    return Memory(capacity, tuple(readings))
+    return Memory(knobs.max_sessions, tuple(readings))

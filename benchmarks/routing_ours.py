@@ -17,9 +17,9 @@ from router.scheduler import Claim, Scheduler, Slot
 from router.turn import TurnRequest
 from serving.protocol import CHAT, COMPLETIONS, Usage, parse
 from serving.router_config import RouterConfig
+from serving.simulated_cache import BYTES_PER_TOKEN
 from serving.table import Engine
 
-BYTES_PER_TOKEN = 4
 MOST_INFLIGHT = 100_000
 
 
@@ -69,13 +69,20 @@ class Ours:
     Several are in one `room`: they tell each other what they learn, as front doors do over HTTP.
     """
 
-    def __init__(self, world: World, bodies: Bodies, room: Room, *, ids: bool) -> None:
+    def __init__(
+        self,
+        world: World,
+        bodies: Bodies,
+        room: Room,
+        *,
+        ids: bool,
+        knobs: RouterConfig = RouterConfig(),  # noqa: B008  it is frozen
+    ) -> None:
         self._ids = ids
         self._bodies = bodies
         self._world = world
         self._numbers = {f"{MODEL}-{i}": i for i in world.alive}
         self._table: Sequence[Engine] = ()
-        knobs = RouterConfig()
         self.health = Health(knobs.eject_s, world.now)
         self.scheduler = Scheduler(
             knobs,

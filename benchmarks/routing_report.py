@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from benchmarks.percentile import percentile
 from benchmarks.routing_scenarios import OURS, Result, Scenario
 
 
@@ -63,7 +64,7 @@ def _row(scenario: str, policy: str, group: Sequence[Result]) -> Row:
         hit_rate=hits / prompts,
         oracle_rate=oracle / prompts,
         mean_ttft_s=statistics.mean(ttfts),
-        p99_ttft_s=ttfts[min(len(ttfts) - 1, int(len(ttfts) * 0.99))],
+        p99_ttft_s=percentile(ttfts, 0.99),
         mean_session_s=statistics.mean(s for o in outcomes for s in o.session_s),
         makespan_s=statistics.mean(o.makespan_s for o in outcomes),
         prefill_imbalance=statistics.mean(_imbalance(o.computed_tokens) for o in outcomes),

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.errors import ConfigError
+from serving.simulated_cache import BYTES_PER_TOKEN
 
-BYTES_PER_TOKEN = 4
 OUTPUT_TOKENS = 5
 """Of an answer to a multiple-choice question; the files do not say."""
 _COLUMNS = ("task", "prompt", "small_correct", "frontier_correct")

@@ -29,6 +29,7 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.percentile import percentile
 from router.dispatch import Router
 from router.turn import TurnRequest
 from serving import discovery, kv_endpoints, stack_file, weights
@@ -114,7 +115,7 @@ class Arm:
         return {
             "turns": len(errors),
             "mean_error_tokens": statistics.fmean(errors),
-            "p90_error_tokens": float(errors[int(0.9 * (len(errors) - 1))]),
+            "p90_error_tokens": percentile(errors, 0.9),
             "max_error_tokens": float(errors[-1]),
             "within_a_block": sum(e <= BLOCK_TOKENS for e in errors) / len(errors),
             "turns_with_a_part_gone": sum(
