@@ -3,7 +3,7 @@
     every call was taken by its tool, which gave a result     good
     a call was refused before it reached a tool               bad: no such tool, or arguments that
                                                               do not fit
-    the run ended because it repeated itself                  bad: its last turn
+    the run repeats itself, is told so or ended for it        bad: its last turn
 
 A tool that fails or times out says nothing of the model, and neither does an engine that does, or a
 person who says no: a call that waits for one ends in a later run, where its turn is not looked at.
@@ -19,10 +19,12 @@ from orchestrator.events import (
     LimitReached,
     ModelIntent,
     ModelResult,
+    Notice,
     ToolResult,
 )
 from orchestrator.state import State
 
+LOOPS = ("same_call", "same_state")
 Report = Callable[[str, str, bool], object]
 """Tenant, the turn's request id, and whether it was good."""
 
@@ -55,7 +57,7 @@ class TurnOutcomes:
             case ToolResult():
                 self._results[event.call_id] = event.outcome
                 self._judge(state)
-            case LimitReached(kind="same_call") if self._last:
+            case LimitReached() | Notice() if self._last and event.kind in LOOPS:
                 self._say(state, good=False)
 
     def _judge(self, state: State) -> None:

@@ -11,6 +11,7 @@ from orchestrator.events import (
     LimitReached,
     ModelIntent,
     ModelResult,
+    Notice,
     ResponseAccepted,
     ToolIntent,
     ToolResult,
@@ -73,7 +74,9 @@ def test_a_loop_makes_its_last_turn_bad_though_its_calls_were_taken() -> None:
         ("acme", "resp_1-1-1", True),
         ("acme", "resp_1-1-1", False),
     ]
-    assert told(LimitReached("turns", 3, 3, 5.0)) == []
+    told_so = Notice(2, "same_state", "you go in circles", 5.0)
+    assert told(*turn(1, "a"), gave(1, "a"), told_so)[-1] == ("acme", "resp_1-1-1", False)
+    assert told(*turn(1, "a"), LimitReached("turns", 3, 3, 5.0)) == []
 
 
 def test_calls_that_ran_while_the_model_still_spoke_count_too() -> None:
