@@ -20,13 +20,13 @@ from starlette.types import ASGIApp
 
 from orchestrator.agent_chat import AgentTurns
 from orchestrator.agents import Agents
+from orchestrator.api_routes import build_routes
 from orchestrator.clock import SystemClock
 from orchestrator.guard_metrics import GuardMetrics
 from orchestrator.intake import Intake
 from orchestrator.journals import open_journal
 from orchestrator.model import RouterModel
 from orchestrator.prices import PriceList
-from orchestrator.responses import build_routes
 from orchestrator.worker import Worker
 from router import api, peer_http
 from router.access import Access

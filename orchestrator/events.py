@@ -51,6 +51,20 @@ class HistoryImported(Event, frozen=True, tag="history_imported", omit_defaults=
     items: list[Item]
 
 
+class HistoryReplaced(Event, frozen=True, tag="history_replaced", omit_defaults=True):
+    """A client deleted items: from here on the model sees these."""
+
+    at: float
+    items: list[Item]
+    deleted: list[str] = []
+    """Ids of the items, as clients see them."""
+
+
+class ConversationUpdated(Event, frozen=True, tag="conversation_updated", omit_defaults=True):
+    at: float
+    metadata: dict[str, str] = {}
+
+
 class ResponseAccepted(Event, frozen=True, tag="response_accepted", omit_defaults=True):
     """A request was taken on; what it asks is all that its run may depend on."""
 
@@ -341,6 +355,8 @@ class Purged(Event, frozen=True, tag="purged", omit_defaults=True):
 AnyEvent = (
     ConversationStarted
     | HistoryImported
+    | HistoryReplaced
+    | ConversationUpdated
     | ResponseAccepted
     | ModelIntent
     | ModelRouted

@@ -31,6 +31,7 @@ from orchestrator.events import (
     CancelRequested,
     ConversationStarted,
     HistoryImported,
+    HistoryReplaced,
     LimitReached,
     ModelFailed,
     ModelIntent,
@@ -78,6 +79,10 @@ def _imported(state: State, event: HistoryImported) -> None:
     state.history.append(event)
     # Ids of calls hold the step's number: go on above those that the imported calls can have.
     state.step += sum(item.get("type") == "function_call" for item in event.items)
+
+
+def _replaced(state: State, event: HistoryReplaced) -> None:
+    state.history = [HistoryImported("", "", event.items)]
 
 
 def _accepted(state: State, event: ResponseAccepted) -> None:
@@ -140,6 +145,7 @@ def _purged(state: State, event: Purged) -> None:
 _HANDLERS: Mapping[type, Any] = {
     ConversationStarted: _started,
     HistoryImported: _imported,
+    HistoryReplaced: _replaced,
     ResponseAccepted: _accepted,
     ModelIntent: turn_rules.intent,
     ModelRouted: lambda state, event: None,

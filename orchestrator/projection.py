@@ -23,6 +23,7 @@ from orchestrator.events import (
     ApprovalRequested,
     CallReady,
     CancelRequested,
+    Item,
     LimitReached,
     ModelFailed,
     ModelIntent,
@@ -73,6 +74,10 @@ class Projection:
     @property
     def accepted(self) -> ResponseAccepted | None:
         return self._accepted
+
+    def items(self) -> list[Item]:
+        """The output so far."""
+        return self._output.items()
 
     def feed(self, event: AnyEvent) -> list[StreamEvent]:
         """The streaming events that this event of the log gives rise to, often none."""

@@ -57,13 +57,18 @@ class Prompt:
         self._reply_tool = reply_tool
         self._settings = dict(settings)
         self._messages = bytearray(head)
+        self._head = head
         self._shown = 0
+        self._first: Shown | None = None
         self._hash = hashlib.sha256(head)
         self._overrides: Mapping[str, Any] | None = None
         self._around = b"", b""
 
     def extend(self, history: Sequence[Shown]) -> None:
         """Render what `history` has beyond what was rendered before."""
+        first = history[0] if history else None
+        if first is not self._first:
+            self._begin_again(first)
         for event in history[self._shown :]:
             for message in _messages_of_event(event, reply_tool=self._reply_tool):
                 piece = canonical(message)
@@ -72,6 +77,13 @@ class Prompt:
                 self._messages += piece
                 self._hash.update(piece)
         self._shown = len(history)
+
+    def _begin_again(self, first: Shown | None) -> None:
+        """A history with another beginning: nothing of the old one may stay."""
+        self._first = first
+        self._messages = bytearray(self._head)
+        self._shown = 0
+        self._hash = hashlib.sha256(self._head)
 
     @property
     def messages(self) -> bytes:

@@ -180,6 +180,13 @@ def as_items(value: Any) -> Any:
         wrong("send a text or a list of items")
     if not value:
         wrong("is empty; send a text or a list of items")
+    return typed(value)
+
+
+def typed(value: Any) -> Any:
+    """A message may leave its type out."""
+    if not isinstance(value, list):
+        return value
     return [{"type": "message", **item} if isinstance(item, dict) else item for item in value]
 
 

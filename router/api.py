@@ -5,6 +5,7 @@
     GET  /health     this process runs; the engines as it sees them
     GET  /ready      200 when some engine takes turns, else 503
     GET  /metrics    Prometheus
+    GET  /openapi.json           what is not forwarded, described
     POST /v1/tools/check                                         tool_check.py
     POST /v1/warmloop/outcomes                                   outcomes.py
     POST /v1/load_lora_adapter  /v1/unload_lora_adapter          adapters.py, by `extra_routes`
@@ -70,7 +71,7 @@ def build(
         title="Warmloop",
         docs_url=None,
         redoc_url=None,
-        openapi_url=None,
+        openapi_url="/openapi.json",
         redirect_slashes=False,
         lifespan=lifespan or _nothing,
     )

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 
 from orchestrator.agent_chat import AgentTurns
 from orchestrator.agents import Agents, resolve
+from orchestrator.api_routes import build_routes
 from orchestrator.clock import SystemClock
 from orchestrator.function_tools import from_function
 from orchestrator.intake import Intake
@@ -34,7 +35,6 @@ from orchestrator.model import (
     Routed,
     TextDelta,
 )
-from orchestrator.responses import build_routes
 from orchestrator.tools import tool
 from orchestrator.worker import Worker
 from router import api
