@@ -95,7 +95,7 @@ def test_a_run_survives_the_front_doors_sigkill_and_repeats_only_what_may_be_rep
         gone(made)
 
 
-def test_an_unsafe_call_in_doubt_ends_as_outcome_unknown(tmp_path: Path) -> None:
+def test_an_unsafe_call_in_doubt_is_for_a_person_to_decide(tmp_path: Path) -> None:
     (tmp_path / "tools").mkdir()
     source = (TOOLS / "ledger_tools.py").read_text().replace('kind="idempotent"', 'kind="unsafe"')
     source = source.replace(", *, idempotency_key: str", "").replace("{idempotency_key}", "-")
@@ -117,8 +117,21 @@ def test_an_unsafe_call_in_doubt_ends_as_outcome_unknown(tmp_path: Path) -> None
         front_of(made).kill()
         hold.unlink()
         response = eventually(lambda: ended(url, begun.id), "the run ends after the restart")
+        asked = response.output[-1]
+        assert (asked.type, asked.name) == ("mcp_approval_request", "ship")
+        decision = {
+            "type": "mcp_approval_response",
+            "approval_request_id": asked.id,
+            "approve": False,
+            "reason": "it did ship",
+        }
+        with client(url) as user:
+            told = user.responses.create(
+                model="clerk", previous_response_id=begun.id, input=[decision]
+            )
+        assert told.output_text == "told"
         assert lines(ledger).count("ship-begin -") == 1, "it did not run again"
-        assert "outcome of this call is unknown" in response.model_dump_json()
+        assert "outcome_unknown" in told.model_dump_json()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
