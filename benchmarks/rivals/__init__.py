@@ -1,0 +1,1 @@
+"""The same agent loop on other frameworks; each module runs in `.venv-rivals`."""
