@@ -1,4 +1,4 @@
-"""The `warmloop` command: up, run, status, restart, logs, keys, down.
+"""The `warmloop` command: up, run, status, approve, restart, logs, keys, down.
 
 Errors that a person can mend are one line on stderr, never a trace: exit code 2 for bad input,
 1 for a stack that failed.
@@ -18,8 +18,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from orchestrator import approve_cli, engine_log_view, keys_cli, supervisor
 from orchestrator import console as views
-from orchestrator import engine_log_view, keys_cli, supervisor
 from router.access import exposed
 from serving import commands, stack_file
 from serving.config import StackConfig
@@ -125,6 +125,19 @@ def status(config: ConfigOption = None) -> None:
     if health is None:
         raise EngineError(f"{found.name}: {found.state}; the front door at {found.url} is silent")
     views.print_status(out, found, health)
+
+
+@app.command()
+def approve(
+    approval: Annotated[str, typer.Argument(help="Id of an mcp_approval_request.")],
+    deny: Annotated[bool, typer.Option("--deny", help="Say no.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Told to the model if you deny.")] = "",
+    config: ConfigOption = None,
+) -> None:
+    """Decide on a call that waits for a person; it counts once."""
+    found = _find(config)
+    response = approve_cli.decide(found.url, approval, approve=not deny, reason=reason)
+    out.print(f"{'denied' if deny else 'approved'}; it goes on in {response}", highlight=False)
 
 
 @app.command()

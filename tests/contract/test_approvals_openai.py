@@ -10,7 +10,9 @@ import pytest
 from openai.types.responses import Response
 from openai.types.responses.response_input_param import ResponseInputParam
 
+from orchestrator import approve_cli
 from orchestrator.events import ToolIntent
+from serving.errors import ConfigError, EngineError
 from tests.contract.front_door import Front, calls, replies, says
 
 REFUND = ("refund", '{"amount": 5}')
@@ -175,3 +177,26 @@ async def test_decisions_are_listed_among_a_response_s_input(front: Front) -> No
     )
     page = await front.client.responses.input_items.list(after.id)
     assert [item.type for item in page.data] == ["mcp_approval_response"]
+
+
+async def test_the_command_line_says_a_person_s_word(front: Front) -> None:
+    response = await asking(front)
+    asked = approvals(response)[0]
+    front.model.will(replies("done"))
+
+    def say(*, approve: bool) -> str:
+        return approve_cli.decide(front.url, asked, approve=approve, reason="")
+
+    after = await asyncio.to_thread(say, approve=True)
+    # A stream from the beginning ends when the response does.
+    async for _ in await front.client.responses.retrieve(after, stream=True):
+        pass
+    found = await front.client.responses.retrieve(after)
+    assert outputs(found) == ["refunded 5"]
+    with pytest.raises(EngineError, match="has been decided"):
+        await asyncio.to_thread(say, approve=False)
+
+
+def test_what_is_no_approval_is_refused_with_an_example() -> None:
+    with pytest.raises(ConfigError, match="looks like mcpr_"):
+        approve_cli.decide("http://127.0.0.1:9", "resp_1", approve=True, reason="")
