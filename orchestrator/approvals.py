@@ -68,6 +68,12 @@ def request_item(event: ApprovalRequested) -> Item:
     }
 
 
+def in_words(item: Item) -> str:
+    """What waits, for clients that know no such items."""
+    call = f"{item['name']}({item['arguments']})"
+    return f"\n[waits for a person: {call}; warmloop approve {item['id']}]\n"
+
+
 def has_decision(items: Iterable[Item]) -> bool:
     """Does this input decide on anything?"""
     return any(item.get("type") == DECISION for item in items)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from orchestrator.approvals import REQUEST, in_words
 from orchestrator.chat_request import ChatRequest
 from orchestrator.journal import Journal, ResponseRef
 from orchestrator.projection import Projection, StreamEvent
@@ -114,6 +115,8 @@ class ChatText:
             cut = item["type"] == "message" and item["status"] == "incomplete"
             self._owed = item["content"][0]["text"] if cut else ""
             self._again = ""
+            if item["type"] == REQUEST:
+                return in_words(item)
         if event["type"] != "response.output_text.delta":
             return ""
         if not self._owed:
@@ -132,8 +135,10 @@ def _data(value: dict[str, Any]) -> bytes:
 
 
 def _text(response: Mapping[str, Any]) -> str:
-    messages = [item for item in response["output"] if item["type"] == "message"]
-    return "".join(part["text"] for message in messages for part in message["content"])
+    output = response["output"]
+    messages = [item for item in output if item["type"] == "message"]
+    said = [part["text"] for message in messages for part in message["content"]]
+    return "".join([*said, *(in_words(item) for item in output if item["type"] == REQUEST)])
 
 
 def _finish_reason(response: Mapping[str, Any]) -> str:

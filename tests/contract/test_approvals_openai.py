@@ -200,3 +200,16 @@ async def test_the_command_line_says_a_person_s_word(front: Front) -> None:
 def test_what_is_no_approval_is_refused_with_an_example() -> None:
     with pytest.raises(ConfigError, match="looks like mcpr_"):
         approve_cli.decide("http://127.0.0.1:9", "resp_1", approve=True, reason="")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_chat_client_is_told_in_words_what_waits(front: Front, stream: bool) -> None:
+    front.model.will(calls(REFUND))
+    asked: Any = {"model": "clerk", "messages": [{"role": "user", "content": "refund five"}]}
+    if stream:
+        chunks = await front.client.chat.completions.create(**asked, stream=True)
+        said = "".join([c.choices[0].delta.content or "" async for c in chunks if c.choices])
+    else:
+        answer = await front.client.chat.completions.create(**asked)
+        said = answer.choices[0].message.content or ""
+    assert 'waits for a person: refund({"amount": 5}); warmloop approve mcpr_' in said

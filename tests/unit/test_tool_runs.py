@@ -1,0 +1,182 @@
+"""Calls in a running conversation: tried again, timed, kept whole; the test moves the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from orchestrator.agents import Agents, resolve
+from orchestrator.builtin_tools import built_in
+from orchestrator.clock import FakeClock
+from orchestrator.events import (
+    ConversationStarted,
+    ResponseAccepted,
+    ResultKept,
+    TimerSet,
+    ToolFailed,
+    ToolIntent,
+    ToolResult,
+)
+from orchestrator.function_tools import from_function
+from orchestrator.journal_memory import MemoryJournal
+from orchestrator.model import ModelTurn
+from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
+from orchestrator.tools import ToolContext, ToolError, ToolOutput, tool
+from orchestrator.worker import Worker
+from serving.config import AgentConfig
+
+
+class Desk:
+    """One conversation whose model makes these calls, one a turn, and then is done."""
+
+    def __init__(self, *wanted: tuple[str, object], **limits: Any) -> None:
+        self.clock = FakeClock()
+        self.journal = MemoryJournal(clock=self.clock)
+        self.turns: list[ModelTurn] = []
+        self.wanted = iter(wanted)
+        self.broken_until = 99
+
+        @tool(kind="idempotent")
+        async def flaky(context: ToolContext) -> str:
+            """Work from some attempt on."""
+            if context.attempt < self.broken_until:
+                raise ToolError("busy", retry_after_ms=1000, transient=True)
+            return "worked"
+
+        @tool(kind="pure")
+        async def long() -> str:
+            """Say much."""
+            return "0123456789" * 200
+
+        @tool(kind="unsafe")
+        async def dear() -> ToolOutput:
+            """Cost."""
+            return ToolOutput("had", cost_usd=2.0, quota={"left": 1})
+
+        own = [from_function(each) for each in (flaky, long, dear)]
+        own += [built_in(f"builtin:{name}", "tools") for name in ("sleep", "read_result")]
+        config = AgentConfig.model_validate({"reply_tool": False, "limits": limits})
+        self.worker = Worker(
+            journal=self.journal,
+            agents=Agents([resolve("desk", config, own)]),
+            models=ScriptedModel(self.play),
+            clock=self.clock,
+            park_s=1e9,
+        )
+
+    def play(self, turn: ModelTurn) -> list[Scripted]:
+        self.turns.append(turn)
+        wanted = next(self.wanted, None)
+        return says("done") if wanted is None else calls(wanted)
+
+    async def begin(self) -> None:
+        accepted = ResponseAccepted("r", self.clock.now(), [{"role": "user", "content": "go"}])
+        start = ConversationStarted("desk@1", self.clock.now())
+        await self.worker.accept("c", accepted, start=start)
+
+    async def found(self, kind: type[Any]) -> list[Any]:
+        log = await self.journal.read("c")
+        return [each.event for each in log if isinstance(each.event, kind)]
+
+    async def until(self, kind: type[Any], count: int) -> list[Any]:
+        for _ in range(1000):
+            if len(found := await self.found(kind)) >= count:
+                return found
+            await asyncio.sleep(0)
+        raise AssertionError(f"there are not {count} {kind.__name__}")
+
+    async def quiet(self) -> None:
+        """Let the run come to where it waits for the clock."""
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+
+async def test_a_call_that_may_work_later_is_tried_again_at_the_time_that_its_tool_says() -> None:
+    desk = Desk(("flaky", {}))
+    desk.broken_until = 3
+    async with desk.worker:
+        began = desk.clock.now()
+        await desk.begin()
+        (failed,) = await desk.until(ToolFailed, 1)
+        assert failed.retry_at == began + 1
+        desk.clock.advance(0.9)
+        await desk.quiet()
+        assert len(await desk.found(ToolIntent)) == 1
+        desk.clock.advance(0.1)
+        await desk.until(ToolFailed, 2)
+        desk.clock.advance(1)
+        (result,) = await desk.until(ToolResult, 1)
+        await desk.worker.run("c")
+    assert result.output == "worked"
+    assert [each.attempt for each in await desk.found(ToolIntent)] == [1, 2, 3]
+    assert len({each.key for each in await desk.found(ToolIntent)}) == 1
+
+
+async def test_a_call_that_never_works_is_told_to_the_model_after_so_many_tries() -> None:
+    desk = Desk(("flaky", {}), tool_attempts=2)
+    async with desk.worker:
+        await desk.begin()
+        await desk.until(ToolFailed, 1)
+        desk.clock.advance(1)
+        (result,) = await desk.until(ToolResult, 1)
+        await desk.worker.run("c")
+    assert result.outcome == "error"
+    assert json.loads(result.output)["error_code"] == "busy"
+
+
+async def test_a_retry_after_the_end_of_the_response_is_not_waited_for() -> None:
+    desk = Desk(("flaky", {}), max_seconds=0.5)
+    async with desk.worker:
+        await desk.begin()
+        await desk.worker.run("c")
+    assert await desk.found(ToolFailed) == []
+    assert (await desk.found(ToolResult))[0].code == "busy"
+
+
+async def test_sleeping_holds_the_run_until_its_time() -> None:
+    desk = Desk(("sleep", {"seconds": 60}))
+    async with desk.worker:
+        began = desk.clock.now()
+        await desk.begin()
+        (timer,) = await desk.until(TimerSet, 1)
+        assert timer.until == began + 60
+        await desk.quiet()
+        desk.clock.advance(59)
+        await desk.quiet()
+        assert await desk.found(ToolResult) == []
+        desk.clock.advance(1)
+        await desk.worker.run("c")
+    assert [each.output for each in await desk.found(ToolResult)] == ["60 seconds have passed"]
+
+
+async def test_sleeping_beyond_the_response_s_own_end_is_refused() -> None:
+    desk = Desk(("sleep", {"seconds": 3600}), max_seconds=60)
+    async with desk.worker:
+        await desk.begin()
+        await desk.worker.run("c")
+    (result,) = await desk.found(ToolResult)
+    assert result.code == "too_late"
+
+
+async def test_a_long_result_is_cut_for_the_model_and_read_on_by_its_handle() -> None:
+    read = {"handle": "call_1_0", "offset": 1990, "length": 10}
+    desk = Desk(("long", {}), ("read_result", read), tool_result_bytes=300)
+    async with desk.worker:
+        await desk.begin()
+        await desk.worker.run("c")
+    shown, rest = await desk.found(ToolResult)
+    assert len(shown.output) <= 300
+    assert 'read_result(handle="call_1_0"' in shown.output
+    assert rest.output == "0123456789\n[the end]"
+    (kept,) = await desk.found(ResultKept)
+    assert len(kept.text) == 2000
+
+
+async def test_what_a_tool_costs_counts_against_the_response_s_limit() -> None:
+    desk = Desk(("dear", {}), max_cost_usd=1.0)
+    async with desk.worker:
+        await desk.begin()
+        await desk.worker.run("c")
+    (result,) = await desk.found(ToolResult)
+    assert (result.cost_usd, result.quota) == (2.0, {"left": 1})
