@@ -9,15 +9,13 @@ processes belongs to what stands behind the tool.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from orchestrator.clock import Clock, sleep
 from orchestrator.tools import ToolError, ToolLimits
 
 
 class ToolGate:
-    """In front of one tool."""
+    """In front of one tool: `async with gate` around each call."""
 
     def __init__(self, name: str, limits: ToolLimits, clock: Clock) -> None:
         self._name = name
@@ -29,19 +27,22 @@ class ToolGate:
         self._open_until = 0.0
         self._probing = False
 
-    @asynccontextmanager
-    async def enter(self) -> AsyncIterator[None]:
-        """Wait for the call's turn. Raises ToolError while the breaker is open."""
+    async def __aenter__(self) -> None:
+        """Wait for a call's turn. Raises ToolError while the breaker is open."""
         self._pass_breaker()
         try:
-            await self._wait_for_rate()
-            if self._slots is None:
-                yield
-            else:
-                async with self._slots:
-                    yield
-        finally:
+            if self._limits.per_minute:
+                await self._wait_for_rate(self._limits.per_minute)
+            if self._slots is not None:
+                await self._slots.acquire()
+        except BaseException:
             self._probing = False
+            raise
+
+    async def __aexit__(self, *error: object) -> None:
+        self._probing = False
+        if self._slots is not None:
+            self._slots.release()
 
     def worked(self) -> None:
         """A call came to an end that speaks for the tool, be it a permanent refusal."""
@@ -67,10 +68,8 @@ class ToolGate:
             )
         self._probing = True
 
-    async def _wait_for_rate(self) -> None:
-        if not self._limits.per_minute:
-            return
+    async def _wait_for_rate(self, per_minute: float) -> None:
         now = self._clock.now()
         begins = max(now, self._next_at)
-        self._next_at = begins + 60.0 / self._limits.per_minute
+        self._next_at = begins + 60.0 / per_minute
         await sleep(self._clock, begins - now)

@@ -108,7 +108,7 @@ class Toolbox:
         # `timeout` tells its own expiry from a TimeoutError that the tool itself raised.
         timer = asyncio.timeout(None)
         try:
-            async with gate.enter(), timer:
+            async with gate, timer:
                 timer.reschedule(asyncio.get_running_loop().time() + limit_s)
                 value = await chosen.invoke(ready.arguments, context)
             if isinstance(value, NeedsPerson):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 
 HEADER = r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})"
 TRACEPARENT = re.compile(HEADER)
@@ -20,9 +21,14 @@ def valid(header: str) -> str:
 
 def child_of(header: str, response_id: str, span: str) -> str:
     """The trace of `header`, or one of the response's own, with the span called `span`."""
-    found = TRACEPARENT.fullmatch(header)
-    trace, flags = found.groups() if found else (_digest(response_id)[:32], "00")
+    trace, flags = _trace_of(header, response_id)
     return f"00-{trace}-{_digest(span)[:16]}-{flags}"
+
+
+@lru_cache(1024)
+def _trace_of(header: str, response_id: str) -> tuple[str, str]:
+    found = TRACEPARENT.fullmatch(header)
+    return (found[1], found[2]) if found else (_digest(response_id)[:32], "00")
 
 
 def _digest(text: str) -> str:

@@ -279,32 +279,32 @@ async def test_a_breaker_opens_lets_one_call_try_and_closes_when_that_one_works(
     clock = FakeClock()
     gate = ToolGate("pay", ToolLimits(breaker_failures=2, breaker_open_s=30), clock)
     for _ in range(2):
-        async with gate.enter():
+        async with gate:
             gate.failed()
     with pytest.raises(ToolError) as caught:
-        async with gate.enter():
+        async with gate:
             raise AssertionError("it is open")
     assert (caught.value.error_code, caught.value.retry_after_ms) == ("tool_unavailable", 30_000)
     clock.advance(30)
-    async with gate.enter():
+    async with gate:
         with pytest.raises(ToolError):  # half open: one at a time
-            async with gate.enter():
+            async with gate:
                 raise AssertionError("one tries already")
         gate.worked()
-    async with gate.enter():
+    async with gate:
         pass
 
 
 async def test_a_probe_that_fails_opens_the_breaker_again() -> None:
     clock = FakeClock()
     gate = ToolGate("pay", ToolLimits(breaker_failures=1, breaker_open_s=30), clock)
-    async with gate.enter():
+    async with gate:
         gate.failed()
     clock.advance(30)
-    async with gate.enter():
+    async with gate:
         gate.failed()
     with pytest.raises(ToolError):
-        async with gate.enter():
+        async with gate:
             raise AssertionError("it is open")
 
 
@@ -313,10 +313,10 @@ async def test_no_more_calls_run_at_once_than_allowed() -> None:
     order: list[str] = []
 
     async def second() -> None:
-        async with gate.enter():
+        async with gate:
             order.append("second")
 
-    async with gate.enter():
+    async with gate:
         waiting = asyncio.create_task(second())
         await asyncio.sleep(0)
         order.append("first")
@@ -330,7 +330,7 @@ async def test_calls_over_the_rate_wait_for_their_minute() -> None:
     began: list[float] = []
 
     async def call() -> None:
-        async with gate.enter():
+        async with gate:
             began.append(clock.now())
 
     first = clock.now()
