@@ -51,9 +51,11 @@ class Leases:
         return lease
 
     async def release(self, claim: Claim, wake_at: float) -> None:
-        if claim.lease is not None:
+        # Gone from here at once: a renewal behind the release would take it again, for nobody.
+        lease, claim.lease = claim.lease, None
+        if lease is not None:
             with suppress(JournalFull):  # then it runs out by itself
-                await self._journal.release(claim.lease, wake_at=wake_at)
+                await self._journal.release(lease, wake_at=wake_at)
 
     async def keep(self, claims: Claims) -> None:
         """Renew what is held, for ever."""
@@ -63,13 +65,14 @@ class Leases:
             await asyncio.gather(*(self._renew(claim) for claim in held))
 
     async def _renew(self, claim: Claim) -> None:
-        held = claim.lease
+        if (held := claim.lease) is None:
+            return
         try:
             lease = await self._ask(claim)
         except JournalFull as error:
             log.warning("%s: the lease cannot be renewed: %s", claim.conversation, error)
             return
-        if claim.done.done() or held is None:
+        if claim.done.done() or claim.lease is None:
             return
         lost = lease is None or lease.token != held.token
         if lost and claim.runner is not None:
