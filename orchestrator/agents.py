@@ -25,6 +25,7 @@ from router.access import visible
 from router.tenants import OPEN, Tenant
 from serving import reply
 from serving.config import AgentConfig, AgentLimits, StackConfig
+from serving.context_config import ContextConfig
 from serving.errors import ConfigError, NotFound
 from serving.router_config import TurnType
 from serving.sections import nearest
@@ -47,6 +48,12 @@ class Agent:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The other fields of each request."""
     reply_tool: bool = False
+    context: ContextConfig = field(default_factory=ContextConfig)
+
+    @property
+    def head_bytes(self) -> int:
+        """Of what all its prompts begin with, tools included."""
+        return len(self.head) + len(canonical(self.settings.get("tools", [])))
 
     @property
     def key(self) -> str:
@@ -170,6 +177,7 @@ def resolve(name: str, config: AgentConfig, tools: Iterable[Tool] = ()) -> Agent
         head=b",".join(canonical(message) for message in head),
         settings=settings,
         reply_tool=config.reply_tool,
+        context=config.context,
     )
 
 

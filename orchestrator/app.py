@@ -22,6 +22,7 @@ from orchestrator.agent_chat import AgentTurns
 from orchestrator.agents import Agents
 from orchestrator.api_routes import build_routes
 from orchestrator.clock import SystemClock
+from orchestrator.context_sizes import ContextSizes
 from orchestrator.guard_metrics import GuardMetrics
 from orchestrator.intake import Intake
 from orchestrator.journals import open_journal
@@ -69,6 +70,7 @@ def create_app(config: StackConfig) -> ASGIApp:
         unstored_s=config.journal.unstored_s,
         retention_s=config.journal.retention_s,
         guard=GuardMetrics(router.metrics.registry),
+        context_tokens=ContextSizes(config, router.catalogue.parent).of,
     )
 
     peers = peer_http.join(

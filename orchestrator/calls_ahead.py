@@ -59,6 +59,8 @@ class CallsAhead:
             and not self._book.stopping
             and not run.cancel_requested
             and run.limit is None
+            and run.last is None
+            and len(run.calls) < self._limits.max_calls_a_turn
             and call.name not in run.client_tools
             and call.name not in tools.need_approval
             and (call.name, call.arguments) not in spent.last_calls

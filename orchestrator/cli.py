@@ -20,6 +20,7 @@ from rich.markup import escape
 
 from orchestrator import approve_cli, engine_log_view, keys_cli, supervisor
 from orchestrator import console as views
+from orchestrator import lint as linting
 from router.access import exposed
 from serving import commands, stack_file
 from serving.config import StackConfig
@@ -182,6 +183,20 @@ def logs(
     engine_log_view.show(out, log_dir, model, lines)
     if follow:
         engine_log_view.follow(out, log_dir, model)
+
+
+@app.command()
+def lint(
+    agent: Annotated[str, typer.Argument(help="Of the stack file.")],
+    config: Annotated[Path, typer.Option("-c", "--config", help="A stack file.")],
+) -> None:
+    """Find what in an agent would break the cache; exit code 1 if there is anything."""
+    found = linting.lint(config, agent)
+    for each in found:
+        out.print(str(each), highlight=False, markup=False, soft_wrap=True)
+    if found:
+        raise typer.Exit(1)
+    err.print(f"{agent}: nothing that would break the cache", highlight=False)
 
 
 @app.command()

@@ -32,5 +32,7 @@ class Collaborators:
     children: ChildRuns | None
     """Where calls ask other agents."""
     guard: GuardMetrics
+    context_tokens: Callable[[str], int]
+    """Longest prompt and answer of a model; 0: not known."""
     spawn: Callable[[Coroutine[Any, Any, None]], None]
     """Starts a task that the worker owns."""

@@ -326,6 +326,30 @@ class Notice(Event, frozen=True, tag="notice", omit_defaults=True):
     last: bool = False
 
 
+class Compacted(Event, frozen=True, tag="compacted", omit_defaults=True):
+    """The prompt is rewritten: from here on the model sees this in place of all before the turn
+    `keep_from`, and then what it saw since. The events themselves stay, for audit."""
+
+    step: int
+    at: float
+    keep_from: int
+    strategy: Literal["window", "summary"]
+    why: Literal["priced", "overflow", "refused"]
+    """It pays; the context is nearly full; the engine refused the prompt as too long."""
+    reason: str = ""
+    """The figures of the decision."""
+    text: str = ""
+    """The summary of what left."""
+    prompt_tokens: int = 0
+    kept_tokens: int = 0
+    """Both estimated, before and after."""
+    as_it_is_usd: float = 0.0
+    rewritten_usd: float = 0.0
+    summary_tokens: int = 0
+    """Read and written by the side turn."""
+    cost_usd: float = 0.0
+
+
 class CancelRequested(Event, frozen=True, tag="cancel_requested", omit_defaults=True):
     response_id: str
     at: float
@@ -374,6 +398,7 @@ AnyEvent = (
     | ToolResult
     | LimitReached
     | Notice
+    | Compacted
     | CancelRequested
     | ResponseFinished
     | Purged

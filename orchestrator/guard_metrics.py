@@ -3,6 +3,7 @@
     warmloop_guard_total{kind="same_call", action="told"}        the model was told
                                            action="wound_down"   asked for a last answer
                                            action="cut"          the response was ended
+    warmloop_guard_total{kind="context", action="priced"}        the prompt was rewritten
 
 Counted when it is decided, by this process; a log that is read again is not counted again.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter
 
-from orchestrator.events import AnyEvent, LimitReached, Notice
+from orchestrator.events import AnyEvent, Compacted, LimitReached, Notice
 
 
 class GuardMetrics:
@@ -29,5 +30,7 @@ class GuardMetrics:
         """Count an event that is about to be stored."""
         if isinstance(event, Notice):
             self._total.labels(event.kind, "wound_down" if event.last else "told").inc()
+        elif isinstance(event, Compacted):
+            self._total.labels("context", event.why).inc()
         elif isinstance(event, LimitReached) and not event.answered:
             self._total.labels(event.kind, "cut").inc()

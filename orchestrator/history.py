@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from orchestrator.call_rules import DECISION
 from orchestrator.events import (
     Call,
+    Compacted,
     HistoryImported,
     Item,
     ModelResult,
@@ -21,7 +22,7 @@ from orchestrator.events import (
     ToolResult,
 )
 from orchestrator.journal import Recorded
-from orchestrator.prompt import NOT_RUN, notice_message
+from orchestrator.prompt import NOT_RUN, compacted_text, notice_message
 from orchestrator.state import Shown, replies
 from serving import reply
 
@@ -55,6 +56,8 @@ def _items(event: Shown, *, as_calls: bool) -> list[Item]:
         case Notice():
             message = notice_message(event)
             return [_message(message["role"], message["content"])]
+        case Compacted():
+            return [_message("system", compacted_text(event))]
 
 
 def _answer(result: ModelResult, *, as_calls: bool) -> list[Item]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from orchestrator import budgets, call_rules, notices, turn_rules
+from orchestrator import budgets, call_rules, context_rules, notices, turn_rules
 from orchestrator.budgets import Bounds, Spent
 from orchestrator.events import (
     AnyEvent,
@@ -29,6 +29,7 @@ from orchestrator.events import (
     ApprovalRequested,
     CallReady,
     CancelRequested,
+    Compacted,
     ConversationStarted,
     HistoryImported,
     HistoryReplaced,
@@ -161,6 +162,7 @@ _HANDLERS: Mapping[type, Any] = {
     ToolResult: call_rules.result,
     LimitReached: _limit,
     Notice: _notice,
+    Compacted: context_rules.compacted,
     CancelRequested: _cancel,
     ResponseFinished: _finished,
     Purged: _purged,
@@ -202,4 +204,4 @@ def next_step(  # noqa: PLR0911 - a table: the first line that fits
         return call_rules.next_calls(state, run, bounds, kinds, need_approval, running)
     if run.phase == "ready" and state.waiting:
         return Finish("completed")  # other calls of that turn still wait for their word
-    return turn_rules.next_turn(state, run, bounds)
+    return turn_rules.next_turn(state, run, bounds, around)

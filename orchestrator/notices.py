@@ -70,6 +70,8 @@ NOT_RUN = "not run: the budget of tool calls is used up"
 
 def before_turn(state: State, run: Run, bounds: Bounds) -> list[Notice]:
     """What the model is told before the next turn; a last one, if any, comes alone."""
+    if run.last is not None:
+        return []
     step, spent = state.step + 1, run.spent
     limits, now = bounds.limits, bounds.now
     if limits.last_answer:

@@ -21,6 +21,7 @@ import msgspec
 
 from orchestrator.events import (
     Call,
+    Compacted,
     HistoryImported,
     Item,
     ModelResult,
@@ -40,6 +41,9 @@ PARTS = ("input_text", "output_text", "text")
 LEFT_OUT = ("mcp_approval_request", "mcp_approval_response")
 """Items that a model does not see: no engine here takes them back."""
 NOT_RUN = "not run: the reply ended the response"
+
+
+LEFT = "Earlier messages of this conversation were left out here."
 
 
 def canonical(value: Any) -> bytes:
@@ -124,6 +128,8 @@ def _messages_of_event(event: Shown, *, reply_tool: bool) -> list[Message]:
             return messages_of(event.items, reply_tool=reply_tool)
         case Notice():
             return [notice_message(event)]
+        case Compacted():
+            return [{"role": "system", "content": compacted_text(event)}]
 
 
 def _answer(result: ModelResult) -> list[Message]:
@@ -161,6 +167,13 @@ def assistant_calls(calls: Sequence[Call], text: str) -> Message:
             for call in calls
         ],
     }
+
+
+def compacted_text(event: Compacted) -> str:
+    """What stands in the place of turns that left the prompt."""
+    if not event.text:
+        return LEFT
+    return f"{LEFT} A summary of them:\n{event.text}"
 
 
 def notice_message(notice: Notice) -> Message:

@@ -10,6 +10,8 @@ model is asked is `turn_runner.py`, how calls run `tool_runner.py`.
 
 from __future__ import annotations
 
+import logging
+
 from orchestrator import budgets
 from orchestrator.agents import Agent
 from orchestrator.calls_ahead import CallsAhead
@@ -19,13 +21,28 @@ from orchestrator.effects import Effects
 from orchestrator.events import CancelRequested, LimitReached, Notice, ResponseFinished, ToolResult
 from orchestrator.journal import Lease
 from orchestrator.machine import next_step
+from orchestrator.model import ModelTurn
 from orchestrator.prompt import Prompt
 from orchestrator.run_log import RunLog
-from orchestrator.state import CallModel, CloseTurn, Finish, Idle, Refuse, RunTools, State, Wait
+from orchestrator.state import (
+    Around,
+    CallModel,
+    CloseTurn,
+    Compact,
+    Finish,
+    Idle,
+    Refuse,
+    RunTools,
+    State,
+    Wait,
+)
+from orchestrator.summary import summarised
 from orchestrator.tool_runner import ToolRunner
 from orchestrator.turn_outcomes import TurnOutcomes
 from orchestrator.turn_runner import TurnRunner
-from serving.config import AgentLimits
+from serving.config import AgentLimits, Prices
+
+log = logging.getLogger("warmloop.worker")
 
 
 class Runner:
@@ -43,6 +60,7 @@ class Runner:
         self._shared = shared
         self._clock = shared.clock
         self._limits = _limits(agent, state)
+        self._around = _around(shared, agent)
         self._book = RunLog(
             shared.journal,
             lease,
@@ -106,6 +124,7 @@ class Runner:
                     now,
                     need_approval=tools.need_approval,
                     running=self._tools.running,
+                    around=self._around,
                 )
                 match step:
                     case CallModel():
@@ -116,6 +135,8 @@ class Runner:
                         self._turns.close_early(step)
                     case Refuse():
                         self._refuse(step, now)
+                    case Compact():
+                        await self._compact(step)
                     case Finish():
                         await self._finish(step)
                     case Wait():
@@ -138,6 +159,29 @@ class Runner:
         for call in step.calls:
             self._book.emit(ToolResult(step.step, call.call_id, now, step.said, "refused"))
         self._say(step.notice)
+
+    async def _compact(self, step: Compact) -> None:
+        event = step.event
+        run, context = self.state.run, self._around.context
+        if event.strategy == "summary" and run is not None:
+            asked = ModelTurn(
+                b"",
+                "",
+                f"{run.response_id}-{event.step}-summary",
+                "summarise",
+                tenant=self.state.tenant,
+                urgency=run.request.get("urgency", "interactive"),
+            )
+            shared = self._shared
+            work = summarised(shared.models, shared.prices, context, step, asked)
+            told = await self._effects.run(work)
+            if told is None:
+                return  # interrupted
+            event = told
+        place = self._book.lease.conversation
+        log.info("%s: prompt rewritten (%s): %s", place, event.why, event.reason)
+        self._book.emit(event)
+        self._shared.guard.note(event)
 
     def _say(self, event: Notice | LimitReached) -> None:
         self._book.emit(event)
@@ -178,6 +222,20 @@ class Runner:
             self._effects.interrupt()
 
         return self._clock.call_later(max(0.0, left_s), expire)
+
+
+def _around(shared: Collaborators, agent: Agent) -> Around:
+    model = agent.model
+    prices = shared.prices.get(model)
+    # `auto` may take any; what is dearest is most worth saving.
+    dearest = max(shared.prices.values(), key=lambda each: each.fresh, default=Prices())
+    return Around(
+        context=agent.context,
+        context_tokens=shared.context_tokens(model),
+        answer_tokens=agent.settings.get("max_tokens", 0),
+        head_bytes=agent.head_bytes,
+        prices=prices or dearest,
+    )
 
 
 def _limits(agent: Agent, state: State) -> AgentLimits:

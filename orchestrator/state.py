@@ -14,6 +14,7 @@ import msgspec
 from orchestrator.budgets import Cap, Spent, Totals
 from orchestrator.events import (
     Call,
+    Compacted,
     HistoryImported,
     LimitReached,
     ModelFailed,
@@ -26,13 +27,15 @@ from orchestrator.events import (
     ToolResult,
 )
 from serving import reply
+from serving.config import Prices
+from serving.context_config import ContextConfig
 
 REPLY = reply.REPLY
 ToolKind = Literal["pure", "idempotent", "queryable", "unsafe"]
 """May a call whose outcome is in doubt run again? `pure` has no effect at all, `idempotent` acts
 once for each key, `queryable` can be asked what it did, `unsafe` can do none of these."""
 
-Shown = HistoryImported | ResponseAccepted | ModelResult | ToolResult | Notice
+Shown = HistoryImported | ResponseAccepted | ModelResult | ToolResult | Notice | Compacted
 """The events that the model sees, in the order in which it sees them."""
 
 Phase = Literal["ready", "asking", "retry", "given_up", "tools", "answered"]
@@ -82,6 +85,8 @@ class Run:
     """Names of the notices that the model was given."""
     unsaid: list[Notice] = field(default_factory=list)
     """Notices that came while calls were open: they are shown after the calls' results."""
+    compacted_at: int = 0
+    """The step before which the prompt was rewritten, in this response; 0: it was not."""
     last: Notice | None = None
     """The next turn's answer is the last one, for this reason."""
     cancel_requested: bool = False
@@ -102,12 +107,21 @@ class State:
     step: int = 0
     """The newest step's number; counts through the whole conversation."""
     history: list[Shown] = field(default_factory=list)
-    """Append-only, with the results of parallel calls in the order of the calls."""
+    """Append-only, with the results of parallel calls in the order of the calls; a Compacted, and
+    nothing else, takes the place of what was before."""
     run: Run | None = None
     waiting: dict[str, OpenCall] = field(default_factory=dict)
     """Calls that stay open between responses: a person decides on them, or the client runs them."""
     last_response_id: str = ""
     last_status: Status | None = None
+    turn_at: float = 0.0
+    """Unix time of the newest answer, from which on the engine's copy of the prompt ages."""
+    turn_tokens: int = 0
+    """Of that turn's prompt."""
+    held_after_s: float = 0.0
+    """The longest pause over which the engine was seen to keep the prompt."""
+    lost_after_s: float = 0.0
+    """The shortest one over which it was seen to lose it; 0: none."""
     total: Totals = field(default_factory=Totals)
     """What all its responses have used."""
     told: set[str] = field(default_factory=set)
@@ -192,6 +206,13 @@ class Refuse(msgspec.Struct, frozen=True, gc=False):
     notice: Notice
 
 
+class Compact(msgspec.Struct, frozen=True, gc=False):
+    """Rewrite the prompt; `replaced` is what leaves it, for a summary."""
+
+    event: Compacted
+    replaced: list[Shown]
+
+
 class Finish(msgspec.Struct, frozen=True, gc=False):
     """The response ends."""
 
@@ -201,7 +222,7 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
     limit: LimitReached | None = None
 
 
-Step = Idle | Wait | CallModel | CloseTurn | RunTools | Refuse | Finish
+Step = Idle | Wait | CallModel | CloseTurn | RunTools | Refuse | Compact | Finish
 IDLE = Idle()
 
 
@@ -210,6 +231,14 @@ class Around(msgspec.Struct, frozen=True, gc=False):
 
     caps: tuple[Cap, ...] = ()
     """Of its tenant."""
+    context: ContextConfig = ContextConfig()
+    context_tokens: int = 0
+    """Of the model; 0: not known."""
+    answer_tokens: int = 0
+    """Of one answer at most."""
+    head_bytes: int = 0
+    """Of instructions, examples and tools."""
+    prices: Prices = Prices()
 
 
 ALONE = Around()

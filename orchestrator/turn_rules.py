@@ -9,12 +9,14 @@ count as a failure. While no engine is ready attempts do not count either; the w
 
 from __future__ import annotations
 
-from orchestrator import budgets, notices
+from orchestrator import budgets, context_rules, notices
 from orchestrator.budgets import Bounds
 from orchestrator.events import LimitReached, ModelFailed, ModelIntent, ModelResult, OutputDelta
 from orchestrator.state import (
+    Around,
     CallModel,
     CloseTurn,
+    Compact,
     Finish,
     OpenCall,
     Run,
@@ -62,6 +64,7 @@ def result(state: State, event: ModelResult) -> None:
     state.step = event.step
     state.history.append(event)
     state.total.add(event)
+    context_rules.note_pause(state, event)
     run = state.run
     if run is None:
         return
@@ -98,22 +101,29 @@ def over(reached: LimitReached) -> Finish:
     return Finish("incomplete", code, message, reached)
 
 
-def next_turn(state: State, run: Run, bounds: Bounds) -> Step:
+def next_turn(state: State, run: Run, bounds: Bounds, around: Around) -> Step:
     """Ask the model: for the first time, again, or not any more."""
     if run.phase == "asking" and run.calls:
         return CloseTurn(state.step, run.attempt)
     if run.phase == "asking":
         return CallModel(state.step, run.attempt + 1, supersedes=run.attempt)
     if run.failed is not None:
-        return _try_again(state, run, run.failed, bounds)
+        return _try_again(state, run, run.failed, bounds, around)
     if reached := bounds.cut(asking=True):
         return over(reached)
-    told = [] if run.last else notices.before_turn(state, run, bounds)
+    context = context_rules.before_turn(state, run, bounds, around)
+    if isinstance(context, Compact):
+        return context
+    told = [context] if context else notices.before_turn(state, run, bounds)
     return CallModel(state.step + 1, 1, notices=told)
 
 
-def _try_again(state: State, run: Run, failed: ModelFailed, bounds: Bounds) -> Step:
+def _try_again(state: State, run: Run, failed: ModelFailed, bounds: Bounds, around: Around) -> Step:
     limits, now = bounds.limits, bounds.now
+    if failed.code == "context_length_exceeded" and (
+        shorter := context_rules.after_refusal(state, run, bounds, around)
+    ):
+        return shorter
     waited_s = failed.at - run.waiting_since if run.waiting_since else 0.0
     tired = run.failures >= limits.model_attempts or waited_s > limits.engine_wait_s
     if run.phase == "given_up" or tired:

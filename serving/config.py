@@ -25,6 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from serving.context_config import ContextConfig
 from serving.mcp_config import McpConfig, mcp_server
 from serving.router_config import RouterConfig, TierKnobs, ToolsConfig
 from serving.sections import Frozen, Name, nearest
@@ -462,6 +463,7 @@ class AgentConfig(Frozen):
     temperature: float = Field(default=0.0, ge=0, le=2)
     max_output_tokens: int = Field(default=512, ge=1)
     limits: AgentLimits = AgentLimits()
+    context: ContextConfig = ContextConfig()
     versions: tuple[AgentConfig, ...] = ()
     """Other versions, whole, that conversations may still be on: each goes on with the version
     that it began with. `name@version` asks for one."""

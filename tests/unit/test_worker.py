@@ -14,6 +14,7 @@ from orchestrator.agents import Agents, resolve
 from orchestrator.clock import FakeClock
 from orchestrator.events import (
     AnyEvent,
+    Compacted,
     ConversationStarted,
     LimitReached,
     ModelFailed,
@@ -29,7 +30,8 @@ from orchestrator.events import (
 from orchestrator.function_tools import from_function
 from orchestrator.journal import JournalFull, Lease
 from orchestrator.journal_memory import MemoryJournal
-from orchestrator.model import ModelError, TextDelta
+from orchestrator.machine import fold_all
+from orchestrator.model import Done, ModelError, ModelTurn, TextDelta
 from orchestrator.model_scripted import (
     ROUTED,
     Script,
@@ -279,6 +281,34 @@ async def test_near_a_limit_the_model_answers_once_more_without_tools() -> None:
         assert (["ToolResult", "Notice", "ModelIntent"], True) in desk.journal.appends
         (limit,) = await desk.found(LimitReached)
         assert limit.answered
+
+
+async def test_a_summary_by_a_side_turn_takes_the_place_of_old_turns() -> None:
+    def script(turn: ModelTurn) -> Iterable[Scripted]:
+        if turn.turn_type == "summarise":
+            return says("they bought bells")
+        return [ROUTED, TextDelta("fine " + "x" * 400), Done("stop", 5000, 4000, 10)]
+
+    context = {"strategy": "summary", "keep_turns": 1, "summary_tokens": 20, "margin": 0}
+    async with Desk(script, context=context) as desk:
+        for number in range(15):
+            await desk.ask(f"r{number}")
+            assert (await desk.ended()).status == "completed"
+        rewritten = await desk.found(Compacted)
+        assert rewritten
+        assert rewritten[0].text == "they bought bells"
+        assert rewritten[0].summary_tokens == 110
+        side = [turn for turn in desk.model.turns if turn.turn_type == "summarise"]
+        assert len(side) == len(rewritten)
+        assert "they bought bells" in desk.model.turns[-1].body.decode()
+        log = await desk.log()
+        first = log.index(rewritten[0])
+        assert isinstance(log[first + 1], ModelIntent), "in the journal before the turn it is for"
+        # Another process, which has only the log, makes the same prompt of it.
+        history = fold_all(await desk.journal.read("c")).history[:-1]
+        prompt = desk.agents.get("desk").prompt()
+        prompt.extend(history)
+        assert prompt.messages in desk.model.turns[-1].body
 
 
 async def test_time_runs_out_in_the_middle_of_a_tool() -> None:

@@ -1,0 +1,116 @@
+"""A conversation to be killed while it is told things and its prompt is rewritten.
+
+    python context_child.py FOLDER [STOP]
+
+As `crash_child.py`: every point is announced, and at the first that begins with STOP it waits for
+SIGKILL. Seven requests: two turns and a tool call each, a reminder after the first turn, a last
+answer in the second, and a summary of old turns before one of the later ones. Prompts go to
+FOLDER/prompts, by the turn that they are for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from orchestrator.agents import Agents, resolve
+from orchestrator.events import AnyEvent, ConversationStarted, ResponseAccepted
+from orchestrator.function_tools import from_function
+from orchestrator.journal import Lease
+from orchestrator.journal_sqlite import SqliteJournal
+from orchestrator.model import Done, ModelTurn, TextDelta
+from orchestrator.model_scripted import ROUTED, Scripted, ScriptedModel, calls
+from orchestrator.tools import tool
+from orchestrator.worker import Worker
+from serving.config import AgentConfig, Prices
+
+folder = Path(sys.argv[1])
+stop = sys.argv[2] if len(sys.argv) > 2 else ""
+REQUESTS = 7
+TOKENS = 5000
+
+
+async def point(name: str) -> None:
+    if stop and name.startswith(stop):
+        print("stopped", name, flush=True)
+        await asyncio.Event().wait()
+    print(name, flush=True)
+
+
+class Announcing(SqliteJournal):
+    """The real journal; says what it is about to store, and what is stored."""
+
+    async def append(
+        self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
+    ) -> int:
+        kinds = "+".join(type(event).__name__ for event in events)
+        await point(f"before {kinds}")
+        seq = await super().append(lease, events, durable=durable)
+        await point(f"after {kinds}")
+        return seq
+
+
+@tool(kind="pure")
+async def look(n: int) -> str:
+    """Look."""
+    return f"seen {n} " + "x" * 300
+
+
+def record(turn: ModelTurn) -> None:
+    # The request id is RESPONSE-STEP-ATTEMPT.
+    line = {"turn": turn.request_id.rpartition("-")[0], "body": turn.body.decode()}
+    handle = os.open(folder / "prompts", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(handle, json.dumps(line).encode() + b"\n")
+    os.fsync(handle)
+    os.close(handle)
+
+
+def script(turn: ModelTurn) -> Iterator[Scripted]:
+    if turn.turn_type == "summarise":
+        return iter(
+            [ROUTED, point("summary"), TextDelta("it was looked at"), Done("stop", 9, 0, 9)]
+        )
+    record(turn)
+    last = json.loads(turn.body)["messages"][-1]
+    if last["role"] == "user" and last["content"].startswith("request"):
+        return iter([*calls(("look", {"n": int(last["content"].split()[1])}))[:-1], done()])
+    return iter([ROUTED, TextDelta("done " + "y" * 300), done()])
+
+
+def done() -> Done:
+    return Done("stop", TOKENS, TOKENS - 500, 10)
+
+
+async def main() -> None:
+    config = AgentConfig.model_validate(
+        {
+            "instructions": "Look.",
+            "reply_tool": False,
+            "limits": {"max_turns": 3, "remind_every": 1, "warn_at": 0.3},
+            "context": {"strategy": "summary", "keep_turns": 2, "summary_tokens": 16, "margin": 0},
+        }
+    )
+    agents = Agents([resolve("looker", config, [from_function(look)])])
+    journal = Announcing(folder / "journal.db")
+    async with Worker(
+        journal=journal,
+        agents=agents,
+        models=ScriptedModel(script),
+        prices={"scripted": Prices(fresh=0.5, cached=0.1, output=1.0)},
+    ) as worker:
+        for n in range(REQUESTS):
+            await worker.run("conv")
+            items = [{"role": "user", "content": f"request {n} " + "z" * 300}]
+            asked = ResponseAccepted(f"resp_{n}", time.time(), items, idempotency_key=f"key {n}")
+            await worker.accept("conv", asked, start=ConversationStarted("looker@1", asked.at))
+            await worker.run("conv")
+    await journal.close()
+    print("finished", flush=True)
+
+
+asyncio.run(main())
