@@ -62,7 +62,22 @@ async def read_result(
     return f"{piece}\n{more}"
 
 
-BUILT_IN = {each.__name__: each for each in (sleep, wait_until, read_result)}
+@tool(kind="pure", version="1")
+async def note(
+    text: Annotated[str, Field(min_length=1, max_length=2000, description="one fact or step")],
+) -> str:
+    """Write something down for later; `recall` shows all notes, whatever left the conversation."""
+    return "noted"  # the call itself is the note: it is in the log
+
+
+@tool(kind="pure", version="1")
+async def recall(context: ToolContext) -> str:
+    """Read all notes of this conversation, the oldest first."""
+    notes = await context.host.notes() if context.host else []
+    return "\n".join(f"{number}. {text}" for number, text in enumerate(notes, 1)) or "no notes yet"
+
+
+BUILT_IN = {each.__name__: each for each in (sleep, wait_until, read_result, note, recall)}
 
 
 def built_in(spec: str, where: str) -> Tool:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.events import HistoryImported, ModelResult, ResultKept
+import msgspec
+
+from orchestrator.events import HistoryImported, ModelResult, ResultKept, ToolResult
 from orchestrator.journal import Journal
 from orchestrator.run_log import RunLog
 from orchestrator.state import Shown
 from orchestrator.tools import ChildRuns
 
+NOTE = "note"
+MAX_NOTES = 200
 MAX_FORKS = 16
 """A fork of a fork of ...: so many logs are looked into for a result."""
 
@@ -37,6 +41,20 @@ class RunHost:
                 break
             conversation = source
         return None
+
+    async def notes(self) -> list[str]:
+        """From the log, which keeps also what has left the prompt; the newest so many."""
+        written: dict[str, str] = {}
+        found: list[str] = []
+        for recorded in await self._journal.read(self._book.lease.conversation):
+            event = recorded.event
+            if isinstance(event, ModelResult):
+                written |= {c.call_id: c.arguments for c in event.calls if c.name == NOTE}
+            elif isinstance(event, ToolResult) and event.outcome == "ok":
+                arguments = written.pop(event.call_id, "")
+                if arguments:
+                    found.append(msgspec.json.decode(arguments)["text"])
+        return found[-MAX_NOTES:]
 
     def history(self) -> Sequence[Shown]:
         """What the model was shown before the turn whose calls are running now."""

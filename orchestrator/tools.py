@@ -106,6 +106,9 @@ class ToolHost(Protocol):
     async def kept(self, handle: str) -> str | None:
         """A result that was too long to be shown, whole; None: there is none by this handle."""
 
+    async def notes(self) -> Sequence[str]:
+        """What calls of the tool `note` wrote down, the oldest first."""
+
     def history(self) -> Sequence[Shown]:
         """What the model has been shown before the turn that made this call."""
 

@@ -452,7 +452,7 @@ class AgentConfig(Frozen):
     tools: tuple[str, ...] = ()
     """`module:function`; modules are looked up in `tool_path`, then on sys.path. `mcp:SERVER` are
     all tools of an MCP server, `mcp:SERVER/TOOL` is one of them, `agent:NAME` is another agent,
-    `builtin:sleep`, `builtin:wait_until` and `builtin:read_result` come with the loop."""
+    `builtin:sleep`, `wait_until`, `read_result`, `note` and `recall` come with the loop."""
     tool_settings: Mapping[str, ToolSettings] = Field(default_factory=dict)
     """By the tool's name: approval, limits."""
     tool_path: Path | None = None

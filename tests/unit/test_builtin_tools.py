@@ -15,7 +15,7 @@ from orchestrator.tools import ChildRuns, Ready, ToolContext
 from serving.config import AgentLimits
 from serving.errors import ConfigError
 
-NAMES = ("sleep", "wait_until", "read_result")
+NAMES = ("sleep", "wait_until", "read_result", "note", "recall")
 
 
 class Host:
@@ -25,6 +25,9 @@ class Host:
 
     async def kept(self, handle: str) -> str | None:
         return "0123456789" if handle == "call_1_0" else None
+
+    async def notes(self) -> Sequence[str]:
+        return ["the bell costs 5", "ask for the size"]
 
     def history(self) -> Sequence[Shown]:
         return ()
@@ -66,6 +69,11 @@ async def test_a_long_result_is_read_on_piece_by_piece() -> None:
 
 async def test_a_handle_that_nobody_gave_is_an_error() -> None:
     assert (await run("read_result", handle="call_7_0")).code == "unknown_handle"
+
+
+async def test_notes_are_recalled_in_their_order() -> None:
+    assert (await run("note", text="x")).output == "noted"
+    assert (await run("recall")).output == "1. the bell costs 5\n2. ask for the size"
 
 
 def test_what_is_not_built_in_is_refused_with_the_nearest() -> None:

@@ -311,6 +311,21 @@ async def test_a_summary_by_a_side_turn_takes_the_place_of_old_turns() -> None:
         assert prompt.messages in desk.model.turns[-1].body
 
 
+async def test_notes_are_read_from_the_log_whoever_runs_the_conversation() -> None:
+    script = in_order(
+        calls(("note", {"text": "bells cost 5"})),
+        says("ok"),
+        calls(("recall", {})),
+        says("they cost 5"),
+    )
+    async with Desk(script, tools=["builtin:note", "builtin:recall"]) as desk:
+        for response_id in ("r1", "r2"):
+            await desk.ask(response_id)
+            assert (await desk.ended()).status == "completed"
+        results = await desk.found(ToolResult)
+        assert [each.output for each in results] == ["noted", "1. bells cost 5"]
+
+
 async def test_time_runs_out_in_the_middle_of_a_tool() -> None:
     async with Desk(in_order(calls(("wait", {"n": 1}))), limits={"max_seconds": 60}) as desk:
         await desk.ask()
