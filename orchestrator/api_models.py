@@ -148,25 +148,34 @@ _SAID: dict[int | str, str] = {
 }
 
 
+_TEXT = {"type": "string"}
+SERVER_SENT_EVENT = {
+    "type": "object",
+    "properties": {"event": _TEXT, "id": _TEXT, "data": _TEXT},
+    "required": ["event", "data"],
+}
+"""One event of a stream; `data` is JSON with `type` and `sequence_number`."""
+
+
 def answers(
     model: type[BaseModel], *refusals: int, stream: bool = False
 ) -> dict[int | str, dict[str, Any]]:
     """`responses` of a route."""
     found: dict[int | str, dict[str, Any]] = {200: {"model": model, "description": "As asked."}}
     if stream:
-        found[200]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        found[200]["content"] = {"text/event-stream": {"schema": SERVER_SENT_EVENT}}
     every: tuple[int | str, ...] = (*refusals, 429, 503, "4XX")
     for status in every:
         found[status] = {"model": ErrorAnswer, "description": _SAID[status]}
     return found
 
 
-def body(model: type[Strict]) -> dict[str, Any]:
+def body(model: type[Strict], *, required: bool = True) -> dict[str, Any]:
     """`openapi_extra` of a route that reads its body itself."""
     schema = model.model_json_schema(mode="validation")
     whole = _inlined(schema, schema.get("$defs", {}))
     content = {"application/json": {"schema": whole}}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 def _inlined(value: Any, definitions: Mapping[str, Any]) -> Any:

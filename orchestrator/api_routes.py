@@ -135,7 +135,7 @@ def _conversations(routes: APIRouter, api: Conversations, limit: int) -> None:
     @routes.post(
         path,
         responses=answers(ConversationBody, 400, 413),
-        openapi_extra=body(CreateConversation),
+        openapi_extra=body(CreateConversation, required=False),
     )
     async def create_conversation(request: Request) -> Response:
         tenant = tenant_of(request.scope).name

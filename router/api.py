@@ -26,6 +26,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from router import outcomes, tool_check, tool_plan
@@ -216,6 +217,16 @@ def _operator_routes(router: Router) -> APIRouter:
     return routes
 
 
+def methods_of(request: Request) -> list[str]:
+    """What a path takes, over all its routes: Starlette knows only the first one's."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return sorted(found)
+
+
 def _answer_errors(app: FastAPI) -> None:
     """Whatever goes wrong in a FastAPI route is said in OpenAI's envelope."""
 
@@ -245,6 +256,7 @@ def _answer_errors(app: FastAPI) -> None:
         said: RequestError = BadRequest(str(error.detail))
         if error.status_code == 405:
             said = MethodNotAllowed(f"{path} does not take {method}")
+            return answer(request, said, headers={"allow": ", ".join(methods_of(request))})
         return answer(request, said, status=error.status_code, headers=error.headers)
 
     async def invalid(request: Request, error: Exception) -> Response:

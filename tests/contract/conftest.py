@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -26,10 +26,17 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
 
 @pytest.fixture
 async def simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncOpenAI]:
+    """A client of the whole application over one simulated engine."""
+    async with simulated_front(tmp_path, monkeypatch) as url, clients(url) as (client, _):
+        yield client
+
+
+@asynccontextmanager
+async def simulated_front(home: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
     """The whole application over one simulated engine; scripts go into the messages."""
     from orchestrator.app import create_app
 
-    monkeypatch.setenv("WARMLOOP_HOME", str(tmp_path))
+    monkeypatch.setenv("WARMLOOP_HOME", str(home))
     simulator = Simulator("big", 8192, SimulatorConfig(decode_tokens_per_s=2000.0))
     runner = web.AppRunner(simulator.app())
     await runner.setup()
@@ -40,9 +47,9 @@ async def simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     async with AsyncExitStack() as life:
         life.push_async_callback(runner.cleanup)
         url = await life.enter_async_context(served(app))
-        client, http = await life.enter_async_context(clients(url))
+        _, http = await life.enter_async_context(clients(url))
         await _ready(http)
-        yield client
+        yield url
 
 
 async def _ready(http: aiohttp.ClientSession) -> None:

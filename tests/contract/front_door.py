@@ -156,11 +156,16 @@ def stack(url: str = "http://127.0.0.1:9") -> StackConfig:
 
 
 @asynccontextmanager
-async def front_door(journal_path: Path) -> AsyncIterator[Front]:
-    """A running front door over that journal; a second one finds what the first one left."""
+async def front_door(
+    journal_path: Path, desks: Sequence[AgentConfig] = (DESK,)
+) -> AsyncIterator[Front]:
+    """A running front door over that journal; a second one finds what the first one left.
+
+    `desks` are the versions of the agent `desk`, the current one first.
+    """
     config, clock, model = stack(), SystemClock(), ScriptedModel()
     tools = [from_function(each) for each in (add, refund, count_down)]
-    named = [resolve("desk", DESK, tools), resolve("clerk", CLERK, tools)]
+    named = [*(resolve("desk", each, tools) for each in desks), resolve("clerk", CLERK, tools)]
     agents = Agents(named, ["auto", "big"])
     journal = SqliteJournal(journal_path)
     worker = Worker(journal=journal, agents=agents, models=model, delta_batch_s=0.0)

@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
@@ -363,6 +363,45 @@ async def test_a_reader_that_does_not_read_holds_nobody_up(front: Front) -> None
             pass
 
     assert projection.status == "completed"
+
+
+class Turns(asyncio.Event):
+    """A step that lets the event loop turn: what came before is stored by itself."""
+
+    async def wait(self) -> Literal[True]:
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return True
+
+
+async def test_a_reader_that_stops_is_not_written_for_and_gets_all_when_it_comes_back(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    frame = response_stream.frame
+
+    def noting(event: dict[str, Any]) -> bytes:
+        written.append(event["sequence_number"])
+        return frame(event)
+
+    monkeypatch.setattr(response_stream, "frame", noting)
+    pieces = [step for _ in range(300) for step in (TextDelta("x" * 2**17), Turns())]
+    front.model.will([*pieces, Done("stop")])  # 39 MB: more than sockets hold
+    body = {"model": "desk", "input": "go", "stream": True}
+    async with front.http.post("/v1/responses", json=body):
+        (ref,) = await front.journal.due(float("inf"), 9)
+        numbers = []
+        projection = Projection(ref.response_id, ref.conversation)
+        async for emitted in follow(front.journal, ref, projection):
+            numbers += [event["sequence_number"] for event in emitted]
+        assert projection.status == "completed"
+        assert len(written) < len(numbers)
+
+    rest = await front.client.responses.retrieve(ref.response_id, stream=True, starting_after=3)
+    events = [event async for event in rest]
+    assert [event.sequence_number for event in events] == numbers[4:]
+    whole = "".join(e.delta for e in events if e.type == "response.output_text.delta")
+    assert len(whole) == 300 * 2**17
 
 
 async def test_a_silent_stream_is_kept_alive(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:

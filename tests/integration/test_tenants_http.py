@@ -149,8 +149,12 @@ EVERY_ROUTE = [
     ("GET", "/v1/responses/resp_x?stream=true"),
     ("POST", "/v1/responses/resp_x/cancel"),
     ("GET", "/v1/responses/resp_x/input_items"),
+    ("DELETE", "/v1/responses/resp_x"),
     ("POST", "/v1/conversations"),
-    ("GET", "/v1/conversations/conv_x"),
+    *((method, "/v1/conversations/conv_x") for method in ("GET", "POST", "DELETE")),
+    *((method, "/v1/conversations/conv_x/items") for method in ("GET", "POST")),
+    *((method, "/v1/conversations/conv_x/items/item_x") for method in ("GET", "DELETE")),
+    ("GET", "/openapi.json"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/big"),
     ("POST", "/v1/tools/check"),
@@ -181,7 +185,7 @@ async def test_no_route_answers_without_a_key(door: Door, method: str, path: str
 
 async def test_every_route_that_was_tried_is_every_route_there_is(door: Door) -> None:
     def shape(path: str) -> str:
-        return re.sub(r"\{[^}]*\}|resp_x|conv_x|big", "*", path.partition("?")[0])
+        return re.sub(r"\{[^}]*\}|resp_x|conv_x|item_x|big", "*", path.partition("?")[0])
 
     tried = {shape(path) for _, path in EVERY_ROUTE}
     routes = (*door.app.forwarding.paths.values(), *(r.path for r in door.app._inner.routes))
@@ -368,6 +372,21 @@ async def test_a_conversation_is_there_for_its_tenant_only(door: Door) -> None:
         assert said["conversation"]["id"] == made["id"]
     begun = said["conversation"]["id"]
     assert (await door.get("bolt", f"/v1/conversations/{begun}"))[0] == 404
+    _, items = await door.get("acme", f"{where}/items")
+    one = f"{where}/items/{items['data'][0]['id']}"
+    item = {"type": "message", "role": "user", "content": "mine now"}
+    for method, path, sent in (
+        ("POST", where, {"metadata": {}}),
+        ("DELETE", where, None),
+        ("GET", f"{where}/items", None),
+        ("POST", f"{where}/items", {"items": [item]}),
+        ("GET", one, None),
+        ("DELETE", one, None),
+        ("DELETE", f"/v1/responses/{said['id']}", None),
+    ):
+        for other in ("bolt", "operator"):
+            assert (await door.ask(other, method, path, sent))[0] == 404
+    assert (await door.get("acme", f"{where}/items"))[1] == items
 
 
 async def test_an_idempotency_key_is_one_tenants_own(door: Door) -> None:
