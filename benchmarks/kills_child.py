@@ -3,7 +3,8 @@
 Clients open one session after the other, and send again what was not acknowledged, with the same
 Idempotency-Key. A session asks its agent for all that can be interrupted: one call, three at
 once, one that needs approval, one that waits, one that fails at first, one that nobody can ask
-what it did. The person allows most of what is asked, and never lets a call in doubt run again.
+what it did, one that another agent makes for it. The person allows most of what is asked, and
+never lets a call in doubt run again.
 
 Everything outside of this process is the ledger's (`kills_ledger.py`).
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agents import Agents, resolve
+from orchestrator.children import agent_tools
 from orchestrator.events import ConversationStarted, ResponseAccepted
 from orchestrator.function_tools import from_function
 from orchestrator.journal import Journal
@@ -92,11 +94,12 @@ class World:
         self._writer.close()
 
 
-def tools_of(world: World) -> list[Any]:
-    """One tool of each kind; all are told who asks, so that the ledger can say so."""
+def tools_of(world: World) -> dict[str, list[Any]]:
+    """One tool of each kind, by agent; all know who asks, so that the ledger can say so."""
 
-    async def run(context: ToolContext, n: int, name: str) -> bool:
-        session = int(context.conversation.removeprefix("conv_").partition("_")[0])
+    async def run(context: ToolContext, n: int, name: str, session: int = -1) -> bool:
+        if session < 0:
+            session = int(context.conversation.removeprefix("conv_"))
         await asyncio.sleep(TOOL_S)
         said = await world.say("run", key=context.key, tool=name, session=session, n=n)
         await asyncio.sleep(TOOL_S)
@@ -148,7 +151,14 @@ def tools_of(world: World) -> list[Any]:
         """Wait."""
         return Later(time.time() + TIMER_S, f"rested {n}")
 
-    return [from_function(each) for each in (book, refund, flaky, charge, look, pay, rest)]
+    @tool(kind="idempotent")
+    async def deliver(session: int, n: int, context: ToolContext) -> str:
+        """Deliver, once for each key; a child's tool, which must be told whose call it is."""
+        await run(context, n, "deliver", session)
+        return f"delivered {n}"
+
+    clerk = (book, refund, flaky, charge, look, pay, rest)
+    return {"clerk": [from_function(each) for each in clerk], "helper": [from_function(deliver)]}
 
 
 TURNS = (
@@ -159,19 +169,32 @@ TURNS = (
     [("refund", 7)],
     [("flaky", 8)],
     [("charge", 9), ("pay", 10)],
+    [("helper", 11), ("book", 12)],
 )
-"""What a session's model asks for: tool, and which call of the session it is."""
+"""What a session's model asks for: tool, and which call of the session it is. `helper` is another
+agent, whose own call it then is."""
 
 
 def script_of(world: World) -> Any:
     def script(turn: ModelTurn) -> Iterator[Scripted]:
-        at = sum("tool_calls" in each for each in json.loads(turn.body)["messages"])
+        messages = json.loads(turn.body)["messages"]
+        at = sum("tool_calls" in each for each in messages)
+        if turn.agent == "helper":
+            session = int(messages[-1 - 2 * at]["content"])
+            return iter(
+                says("it is done") if at else calls(("deliver", {"session": session, "n": 11}))
+            )
         session = int(turn.conversation.removeprefix("conv_"))
         body = turn.body.decode()
         asked = world.say("asked", session=session, turn=at, body=body)
         if at == len(TURNS):
             return iter([asked, *says(f"done with {session}")])
-        routed, *wanted = calls(*((name, {"n": n}) for name, n in TURNS[at]))
+        routed, *wanted = calls(
+            *(
+                (name, {"task": str(session)} if name == "helper" else {"n": n})
+                for name, n in TURNS[at]
+            )
+        )
         said = TextDelta("I shall ")
         pause_s = 0.001 * ((session + at) % 8)
         return iter([asked, routed, said, asyncio.sleep(pause_s), *wanted])
@@ -185,8 +208,14 @@ async def run(place: Place, *, new_sessions: bool) -> None:
     journal = place.journal()
     await journal.start()
     limits = AgentLimits(max_turns=100, max_tool_calls=100, same_call=99)
-    config = AgentConfig(instructions="Do as you are told.", reply_tool=False, limits=limits)
-    agents = Agents([resolve("clerk", config, tools_of(world))])
+    said = {"instructions": "Do as you are told.", "reply_tool": False, "limits": limits}
+    configs = {
+        "clerk": AgentConfig(**said, tools=("agent:helper",)),
+        "helper": AgentConfig(**said, description="Delivers."),
+    }
+    tools = tools_of(world)
+    tools["clerk"] += agent_tools("clerk", configs["clerk"], configs)
+    agents = Agents([resolve(name, config, tools[name]) for name, config in configs.items()])
     async with Worker(
         journal=journal,
         agents=agents,

@@ -16,15 +16,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.kills_child import TURNS, Place, conversation
+from orchestrator.children import ids_of
 from orchestrator.events import ModelFailed, ResponseAccepted, ToolIntent, ToolResult
 from orchestrator.journal import Recorded
 from orchestrator.machine import fold_all
 
-MUST_RUN = {"book", "charge", "flaky"}
+MUST_RUN = {"book", "charge", "flaky", "helper"}
 """Tools whose every call has its effect in the end. `refund` needs a person, `pay` is unsafe."""
 RUN_ONCE = {"charge", "pay"}
 """Tools that nobody may start a second time: the one can be asked, the other cannot."""
 PURE = {"look", "rest"}
+CHILD = "helper"
 
 
 @dataclass
@@ -70,7 +72,9 @@ async def judge(place: Place, *, ended: bool, crashed: int) -> Findings:
     try:
         for session, of_session in sorted(by_session.items()):
             log = await journal.read(conversation(session))
-            _session(found, session, of_session, log)
+            keys = [each.event.key for each in log if isinstance(each.event, ToolIntent)]
+            children = [await journal.read(ids_of(key).conversation) for key in dict.fromkeys(keys)]
+            _session(found, session, of_session, log, [e for child in children for e in child])
     finally:
         await journal.close()
     if not ended and not found.stuck:
@@ -79,7 +83,11 @@ async def judge(place: Place, *, ended: bool, crashed: int) -> Findings:
 
 
 def _session(
-    found: Findings, session: int, lines: list[dict[str, Any]], log: list[Recorded]
+    found: Findings,
+    session: int,
+    lines: list[dict[str, Any]],
+    log: list[Recorded],
+    of_children: list[Recorded],
 ) -> None:
     found.sessions += 1
     found.events += len(log)
@@ -96,11 +104,17 @@ def _session(
         if count > 1:
             found.note("doubled", f"session {session}: {response_id} was stored {count} times")
     found.turns_superseded += sum(isinstance(e, ModelFailed) and e.superseded for e in events)
-    _calls(found, session, lines, events)
+    _calls(found, session, lines, events, [each.event for each in of_children])
     _prompts(found, session, lines)
 
 
-def _calls(found: Findings, session: int, lines: list[dict[str, Any]], events: list[Any]) -> None:
+def _calls(
+    found: Findings,
+    session: int,
+    lines: list[dict[str, Any]],
+    events: list[Any],
+    of_children: list[Any],
+) -> None:
     runs: dict[int, Counter[str]] = defaultdict(Counter)
     for line in lines:
         if line["do"] == "run":
@@ -113,13 +127,16 @@ def _calls(found: Findings, session: int, lines: list[dict[str, Any]], events: l
     for name, n in (call for turn in TURNS for call in turn if call[0] not in PURE):
         _effect(found, f"session {session}, call {n} of {name}", name, runs[n])
     effects = {key for ran in runs.values() for key in ran}
-    for key in effects - set(keys.values()):
+    intended = {e.key for e in (*events, *of_children) if isinstance(e, ToolIntent)}
+    for key in effects - intended:
         found.note("lost", f"session {session}: {key} had an effect without an intent")
-    pure_ids = {c.call_id for e in events for c in getattr(e, "calls", ()) if c.name in PURE}
+    # A child's effect has a key of the child's own.
+    no_key = {*PURE, CHILD}
+    keyless = {c.call_id for e in events for c in getattr(e, "calls", ()) if c.name in no_key}
     for result in results:
         key = keys.get(result.call_id, "")
         found.calls_in_doubt += result.outcome == "outcome_unknown"
-        if result.outcome == "ok" and result.call_id not in pure_ids and key not in effects:
+        if result.outcome == "ok" and result.call_id not in keyless and key not in effects:
             found.note("lost", f"session {session}: {key} is ok in the log and never ran")
 
 

@@ -59,7 +59,7 @@ async def look_up(
 def agent_of(tools: list[Any]) -> Agent:
     """An agent with limits that do not get in the way."""
     limits = AgentLimits(
-        max_turns=1_000_000, max_tool_calls=1_000_000, max_tokens=10**12, same_call=10**6
+        max_turns=10**6, max_tool_calls=10**6, max_tokens=10**12, same_call=10**6, max_seconds=10**6
     )
     config = AgentConfig(instructions=workload.INSTRUCTIONS, reply_tool=False, limits=limits)
     return resolve("bench", config, [from_function(each) for each in tools])

@@ -117,8 +117,7 @@ class ToolHost(Protocol):
         """Where other agents are asked."""
 
 
-@dataclass(frozen=True, slots=True)
-class ToolContext:
+class ToolContext(msgspec.Struct, frozen=True):
     """What is known around a call."""
 
     key: str
