@@ -129,7 +129,8 @@ def _messages_of_event(event: Shown, *, reply_tool: bool) -> list[Message]:
         case Notice():
             return [notice_message(event)]
         case Compacted():
-            return [{"role": "system", "content": compacted_text(event)}]
+            # A model wrote the summary, of text that tools gave, too: it may not speak as we do.
+            return [{"role": "user" if event.text else "system", "content": compacted_text(event)}]
 
 
 def _answer(result: ModelResult) -> list[Message]:
