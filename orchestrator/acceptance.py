@@ -21,6 +21,7 @@ from orchestrator.events import AnyEvent, ConversationStarted, ResponseAccepted
 from orchestrator.journal import AlreadyAccepted, Journal, ResponseRef
 from orchestrator.leases import Leases
 from orchestrator.machine import fold
+from orchestrator.offers import Offers
 from orchestrator.parking import Parking
 from orchestrator.runner import Runner
 from serving.errors import Conflict, NotFound
@@ -42,6 +43,7 @@ class Acceptance:
         *,
         journal: Journal,
         agents: Agents,
+        offers: Offers,
         claims: Claims,
         leases: Leases,
         parking: Parking,
@@ -50,6 +52,7 @@ class Acceptance:
     ) -> None:
         self._journal = journal
         self._agents = agents
+        self._offers = offers
         self._claims = claims
         self._leases = leases
         self._parking = parking
@@ -105,13 +108,15 @@ class Acceptance:
         if not name:
             raise NotFound(f"no conversation {conversation!r}", param="conversation")
         agent = self._agents.get(name)
+        listed = await self._offers.begin(agent, state.offers, accepted)
         decided = approvals.decisions(state, accepted.input, accepted.at)
-        events = [*(() if state.agent else opening), accepted, *decided]
+        events = [*(() if state.agent else opening), *listed, accepted, *decided]
         seq = await self._journal.append(lease, events)
         for event in events:
             fold(state, event)
         state.seq = seq
-        runner = Runner(self._shared, lease, agent, state, parked.prompt or agent.prompt())
+        agent = self._offers.bind(agent, state)
+        runner = Runner(self._shared, lease, agent, state, parked.prompt_of(agent))
         return runner, ResponseRef(accepted.response_id, conversation, seq - len(decided))
 
 

@@ -27,6 +27,7 @@ from serving import reply
 from serving.config import AgentConfig, AgentLimits, StackConfig
 from serving.context_config import ContextConfig
 from serving.errors import ConfigError, NotFound
+from serving.mcp_config import mcp_server
 from serving.router_config import TurnType
 from serving.sections import nearest
 from serving.tool_settings import ToolSettings
@@ -49,6 +50,9 @@ class Agent:
     """The other fields of each request."""
     reply_tool: bool = False
     context: ContextConfig = field(default_factory=ContextConfig)
+    mcp: tuple[str, ...] = ()
+    """`mcp:SERVER` and `mcp:SERVER/TOOL`: tools that it has besides, as their servers list them."""
+    tool_settings: Mapping[str, ToolSettings] = field(default_factory=dict)
 
     @property
     def head_bytes(self) -> int:
@@ -64,6 +68,16 @@ class Agent:
     def turn_type(self) -> TurnType:
         """What the router is told of the main chain's turns."""
         return "finalise" if self.version is None else "tool-call"
+
+    def with_tools(self, more: Iterable[Tool]) -> Agent:
+        """The same with more tools, its own among them unchanged."""
+        box = self.tools.extended(held(more, self.tool_settings, mcp=True, where="tool_settings"))
+        own = {each["function"]["name"] for each in self.tools.definitions()}
+        added = [each for each in box.definitions() if each["function"]["name"] not in own]
+        tools = [*self.settings.get("tools", ()), *added]
+        tools.sort(key=lambda each: str(each["function"]["name"]))
+        settings = {"tool_choice": "auto", "parallel_tool_calls": True, **self.settings}
+        return replace(self, tools=box, settings={**settings, "tools": tools})
 
     def prompt(self) -> Prompt:
         """A new, empty conversation's prompt."""
@@ -145,13 +159,15 @@ def resolve(name: str, config: AgentConfig, tools: Iterable[Tool] = ()) -> Agent
     """An agent from its configuration; `tools` come on top of those that it names."""
     where = f"agents.{name}.tools"
     path = Path(config.tool_path) if config.tool_path else None
-    own = (spec for spec in config.tools if not spec.startswith(children.PREFIX))
+    mcp = tuple(spec for spec in config.tools if mcp_server(spec) is not None)
+    elsewhere = (*mcp, *(spec for spec in config.tools if spec.startswith(children.PREFIX)))
+    own = (spec for spec in config.tools if spec not in elsewhere)
     loaded = [*(load(spec, path, where=where) for spec in own), *tools]
     names = [each.name for each in loaded]
     if twice := sorted({each for each in names if names.count(each) > 1}):
         raise ConfigError(f"{where}: {twice[0]!r} stands for two functions; rename one")
-    where, mcp = f"agents.{name}.tool_settings", any(s.startswith("mcp:") for s in config.tools)
-    box = Toolbox(held(loaded, config.tool_settings, mcp=mcp, where=where))
+    where = f"agents.{name}.tool_settings"
+    box = Toolbox(held(loaded, config.tool_settings, mcp=bool(mcp), where=where))
     definitions = [*box.definitions(), *([reply.DEFINITION] if config.reply_tool else [])]
     definitions.sort(key=lambda each: str(each["function"]["name"]))
     settings: dict[str, Any] = {
@@ -178,6 +194,8 @@ def resolve(name: str, config: AgentConfig, tools: Iterable[Tool] = ()) -> Agent
         settings=settings,
         reply_tool=config.reply_tool,
         context=config.context,
+        mcp=mcp,
+        tool_settings=config.tool_settings,
     )
 
 

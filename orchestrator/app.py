@@ -4,7 +4,7 @@
         │                         │                            │            │
         │                         └── OpenAI routes            └─ Journal ──┘
         │                             Access ── who is asking, before all of them
-        └─► Keeper ──► Adapters, their routes
+        └─► Keeper ──► Adapters, their routes                 └── McpServers ──► McpTools
 
 `create_app` builds and connects; what it builds starts and ends with the application's lifespan:
 the journal outlives the worker, the worker outlives no stream, and the router goes last.
@@ -26,6 +26,8 @@ from orchestrator.context_sizes import ContextSizes
 from orchestrator.guard_metrics import GuardMetrics
 from orchestrator.intake import Intake
 from orchestrator.journals import open_journal
+from orchestrator.mcp_servers import McpServers
+from orchestrator.mcp_tools import McpTools
 from orchestrator.model import RouterModel
 from orchestrator.prices import PriceList
 from orchestrator.worker import Worker
@@ -45,8 +47,9 @@ from serving.owned_task import OwnedTask
 def create_app(config: StackConfig) -> ASGIApp:
     """The ASGI application of one front door.
 
-    Raises ConfigError when an agent's tools, the list of adapters or the keys cannot be loaded, or
-    peers are named without a secret, JournalBusy when another front door holds the journal.
+    Raises ConfigError when an agent's tools, the variables of an MCP server, the list of adapters
+    or the keys cannot be loaded, or peers are named without a secret, JournalBusy when another
+    front door holds the journal.
     """
     clock = SystemClock()
     table = discovery.table_for(config)
@@ -57,12 +60,14 @@ def create_app(config: StackConfig) -> ASGIApp:
     router = Router(config, table, also_models=agents.names, known=known)
     discovery.report_queues(table, router.scheduler.queues)
     auto = AutoTurns(router, folder=config.folder / "tiers")
+    mcp = McpServers(config.mcp, config.folder)
     journal = open_journal(config)
     worker = Worker(
         journal=journal,
         agents=agents,
         models=RouterModel(auto, access.named),
         outcomes=auto.ledger.observed,
+        offers=McpTools(mcp, clock),
         prices=PriceList(config, router.catalogue.parent),
         clock=clock,
         lease_s=config.journal.lease_s,
@@ -90,10 +95,12 @@ def create_app(config: StackConfig) -> ASGIApp:
         await auto.start()
         access.start()
         await keeper.start()
+        mcp.start()
         try:
             async with worker:
                 yield
         finally:
+            await mcp.stop()
             await keeper.stop()
             await access.stop()
             agents.close()

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from orchestrator import approve_cli, engine_log_view, keys_cli, supervisor
+from orchestrator import approve_cli, engine_log_view, keys_cli, mcp_cli, supervisor
 from orchestrator import console as views
 from orchestrator import lint as linting
 from router.access import exposed
@@ -34,6 +34,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(keys_cli.app, name="keys")
+app.add_typer(mcp_cli.app, name="mcp")
 out = views.terminal()
 err = Console(stderr=True, emoji=False)
 

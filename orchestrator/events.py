@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from orchestrator.mcp_offer import Listing
 from serving.router_config import TurnType
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
@@ -63,6 +64,16 @@ class HistoryReplaced(Event, frozen=True, tag="history_replaced", omit_defaults=
 class ConversationUpdated(Event, frozen=True, tag="conversation_updated", omit_defaults=True):
     at: float
     metadata: dict[str, str] = {}
+
+
+class ToolsListed(Event, frozen=True, tag="tools_listed", omit_defaults=True):
+    """The tools of an MCP server that this conversation has from here on, whatever the server
+    lists later: they stand before the messages of every prompt."""
+
+    server: str
+    """As the configuration names it."""
+    at: float
+    listing: Listing
 
 
 class ResponseAccepted(Event, frozen=True, tag="response_accepted", omit_defaults=True):
@@ -381,6 +392,7 @@ AnyEvent = (
     | HistoryImported
     | HistoryReplaced
     | ConversationUpdated
+    | ToolsListed
     | ResponseAccepted
     | ModelIntent
     | ModelRouted

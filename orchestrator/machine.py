@@ -47,8 +47,10 @@ from orchestrator.events import (
     ToolFailed,
     ToolIntent,
     ToolResult,
+    ToolsListed,
 )
 from orchestrator.journal import Recorded
+from orchestrator.mcp_offer import shared
 from orchestrator.state import ALONE, IDLE, Around, Finish, Run, State, Step, ToolKind
 from serving.config import AgentLimits
 
@@ -84,6 +86,10 @@ def _imported(state: State, event: HistoryImported) -> None:
 
 def _replaced(state: State, event: HistoryReplaced) -> None:
     state.history = [HistoryImported("", "", event.items)]
+
+
+def _listed(state: State, event: ToolsListed) -> None:
+    state.offers[event.server] = shared(event.listing)
 
 
 def _accepted(state: State, event: ResponseAccepted) -> None:
@@ -147,6 +153,7 @@ _HANDLERS: Mapping[type, Any] = {
     ConversationStarted: _started,
     HistoryImported: _imported,
     HistoryReplaced: _replaced,
+    ToolsListed: _listed,
     ResponseAccepted: _accepted,
     ModelIntent: turn_rules.intent,
     ModelRouted: lambda state, event: None,

@@ -33,8 +33,6 @@ Progress = ProgressFnT
 Transport = AbstractAsyncContextManager[Any]
 MAX_PAGES = 100
 LISTEN_AGAIN_S = 5.0
-KEY = "warmloop/idempotency-key"
-"""In a call's `_meta`: a server that knows it may tell a repeated call from a new one."""
 
 # What the package logs may hold arguments, results and session ids; what matters, we say ourselves.
 for _name in ("mcp", "client"):

@@ -11,7 +11,6 @@ whatever order, has not changed. A conversation keeps the listing that it began 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -20,32 +19,12 @@ from typing import Any
 
 import msgspec
 
+from orchestrator.mcp_offer import ListedTool, Listing, version_of
 from serving.mcp_config import McpServerConfig
 from serving.schemas import SchemaRefused, register
 
 log = logging.getLogger("warmloop.mcp")
 MAX_DESCRIPTION = 4096
-
-
-class ListedTool(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """One tool as its server describes it; a description is data, and nothing else."""
-
-    name: str
-    description: str = ""
-    parameters: dict[str, Any] = {}
-    output_schema: dict[str, Any] | None = None
-    read_only: bool = False
-    idempotent: bool = False
-
-
-class Listing(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """A server's tools at one version, sorted by name."""
-
-    version: str
-    tools: list[ListedTool]
-    server: str = ""
-    """Its own name and version, for the audit."""
-    server_version: str = ""
 
 
 def take(
@@ -91,10 +70,6 @@ def take(
         )
         tools = tools[: config.max_tools]
     return Listing(version_of(tools), tools, server, server_version)
-
-
-def version_of(tools: Sequence[ListedTool]) -> str:
-    return hashlib.sha256(msgspec.json.encode(tools, order="sorted")).hexdigest()[:16]
 
 
 class ListingFile:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.mcp_failures import McpFailure, NotSent, ServerLost, TimedOut, reason
 from orchestrator.mcp_gate import Gate
-from orchestrator.mcp_listing import Listing, ListingFile, take
+from orchestrator.mcp_listing import ListingFile, take
+from orchestrator.mcp_offer import Listing
 from serving.mcp_config import McpServerConfig
 from serving.owned_task import OwnedTask
 
@@ -72,6 +73,11 @@ class McpServer:
     async def stop(self) -> None:
         """End the connection, and the server's processes if we started them."""
         await self._task.stop()
+
+    async def settled(self) -> None:
+        """Returns when the first try to connect has come to its end."""
+        wait_s = self.config.connect_timeout_s + RECONNECT_PATIENCE_S
+        await self._until(lambda: self.state != "connecting", wait_s)
 
     async def listed(self, wait_s: float) -> Listing | None:
         """The last known listing; where there never was one, the first, if it comes in time."""

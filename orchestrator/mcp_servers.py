@@ -19,7 +19,8 @@ from serving.errors import ConfigError
 from serving.mcp_config import McpConfig, McpServerConfig, substitute
 
 if TYPE_CHECKING:
-    from orchestrator.mcp_link import Link
+    from orchestrator.mcp_link import Link, Transport
+    from orchestrator.mcp_oauth import Person
 
 
 class McpServers:
@@ -58,48 +59,77 @@ class McpServers:
     def __getitem__(self, name: str) -> McpServer:
         return self._servers[name]
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._servers
+    def get(self, name: str) -> McpServer | None:
+        """None: it is not configured, or not any more."""
+        return self._servers.get(name)
 
     def names(self) -> list[str]:
         return list(self._servers)
 
 
 def opener(
-    name: str, config: McpServerConfig, folder: Path, environment: Mapping[str, str]
+    name: str,
+    config: McpServerConfig,
+    folder: Path,
+    environment: Mapping[str, str],
+    person: Person | None = None,
 ) -> Opener:
-    """How to connect to that server once."""
+    """How to connect to that server once; `person` is whoever can be asked to log in."""
 
     @asynccontextmanager
     async def open_once(changed: Callable[[], None]) -> AsyncIterator[Link]:
         await asyncio.to_thread(_import_package)
-        from orchestrator.mcp_http import http_transport
         from orchestrator.mcp_link import open_link
-        from orchestrator.mcp_stdio import Command, stdio_transport
 
-        if config.url is None:
-            env = {key: substitute(value, environment) for key, value in config.env.items()}
-            log = folder / "logs" / f"mcp-{name}.log"
-            transport = stdio_transport(
-                Command(config.command, env, config.cwd, log, config.max_message_bytes)
-            )
-        else:
-            transport = http_transport(
-                config.url,
-                {key: substitute(value, environment) for key, value in config.headers.items()},
-                None,
-                connect_timeout_s=config.connect_timeout_s,
-                max_message_bytes=config.max_message_bytes,
-            )
         async with open_link(
-            transport,
-            timeout_s=config.connect_timeout_s,
+            transport_of(name, config, folder, environment, person),
+            # A person takes longer than a server.
+            timeout_s=config.connect_timeout_s if person is None else 3600,
             protocol=config.protocol,
             changed=changed,
         ) as link:
             yield link
 
     return open_once
+
+
+def transport_of(
+    name: str,
+    config: McpServerConfig,
+    folder: Path,
+    environment: Mapping[str, str],
+    person: Person | None,
+) -> Transport:
+    """The way to that server, with its credentials. Raises LoginNeeded."""
+    if config.url is None:
+        from orchestrator.mcp_stdio import Command, stdio_transport
+
+        env = {key: substitute(value, environment) for key, value in config.env.items()}
+        log = folder / "logs" / f"mcp-{name}.log"
+        return stdio_transport(
+            Command(config.command, env, config.cwd, log, config.max_message_bytes)
+        )
+    from orchestrator.mcp_http import http_transport
+
+    auth = None
+    if config.oauth is not None:
+        from orchestrator.mcp_oauth import provider
+        from orchestrator.mcp_tokens import TokenFile
+
+        store = TokenFile(token_path(folder, name))
+        auth = provider(name, config.url, config.oauth, environment, store, person=person)
+    return http_transport(
+        config.url,
+        {key: substitute(value, environment) for key, value in config.headers.items()},
+        auth,
+        connect_timeout_s=config.connect_timeout_s,
+        max_message_bytes=config.max_message_bytes,
+    )
+
+
+def token_path(folder: Path, name: str) -> Path:
+    """Where the tokens of that server lie."""
+    return folder / "mcp" / "tokens" / f"{name}.json"
 
 
 def _import_package() -> None:

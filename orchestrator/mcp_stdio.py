@@ -142,7 +142,19 @@ class _Pipes:
 
 
 async def _end(tree: guardian.Guarded) -> None:
+    """Wait for the end of the tree, however often this task is cancelled meanwhile."""
+    ending = asyncio.ensure_future(asyncio.to_thread(_stop, tree))
+    cancelled: asyncio.CancelledError | None = None
+    while not ending.done():
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+def _stop(tree: guardian.Guarded) -> None:
     with suppress(TimeoutError):
-        await anyio.to_thread.run_sync(tree.wait, LEAVE_S)
-    tree.terminate()  # in any case at once: the rest happens even if nobody waits for it
-    await anyio.to_thread.run_sync(tree.close)
+        tree.wait(LEAVE_S)
+    tree.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from orchestrator.agents import Agent
 from orchestrator.journal import Journal, Lease
 from orchestrator.machine import fold_all
 from orchestrator.prompt import Prompt
@@ -23,6 +24,13 @@ MAX_PARKED = 256
 class Parked:
     state: State = field(default_factory=State)
     prompt: Prompt | None = None
+
+    def prompt_of(self, agent: Agent) -> Prompt:
+        """The prompt as far as it was rendered, with the agent as it is now."""
+        if self.prompt is None:
+            return agent.prompt()
+        self.prompt.use(agent.settings)
+        return self.prompt
 
 
 class Parking:

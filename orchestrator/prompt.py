@@ -89,6 +89,12 @@ class Prompt:
         self._shown = 0
         self._hash = hashlib.sha256(self._head)
 
+    def use(self, settings: Mapping[str, Any]) -> None:
+        """From now on with these settings: the tools of its agent have changed."""
+        if settings != self._settings:
+            self._settings = dict(settings)
+            self._overrides = None
+
     @property
     def messages(self) -> bytes:
         """The messages so far, without the brackets around them."""

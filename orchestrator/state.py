@@ -26,6 +26,7 @@ from orchestrator.events import (
     ToolFailed,
     ToolResult,
 )
+from orchestrator.mcp_offer import Listing
 from serving import reply
 from serving.config import Prices
 from serving.context_config import ContextConfig
@@ -112,6 +113,8 @@ class State:
     run: Run | None = None
     waiting: dict[str, OpenCall] = field(default_factory=dict)
     """Calls that stay open between responses: a person decides on them, or the client runs them."""
+    offers: dict[str, Listing] = field(default_factory=dict)
+    """What MCP servers offer to this conversation, by server."""
     last_response_id: str = ""
     last_status: Status | None = None
     turn_at: float = 0.0

@@ -70,10 +70,16 @@ class Toolbox:
 
     def __init__(self, tools: Iterable[Tool], clock: Clock | None = None) -> None:
         self._tools = {each.name: each for each in sorted(tools, key=lambda each: each.name)}
-        clock = clock or SystemClock()
+        self._clock = clock = clock or SystemClock()
         self._gates = {t.name: ToolGate(t.name, t.limits, clock) for t in self._tools.values()}
         self.kinds: Mapping[str, ToolKind] = {t.name: t.kind for t in self._tools.values()}
         self.need_approval = frozenset(t.name for t in self._tools.values() if t.requires_approval)
+
+    def extended(self, more: Iterable[Tool]) -> Toolbox:
+        """These tools and more; what counts calls of these goes on counting them."""
+        box = Toolbox([*self._tools.values(), *more], self._clock)
+        box._gates |= self._gates
+        return box
 
     @property
     def names(self) -> list[str]:

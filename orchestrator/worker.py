@@ -42,6 +42,7 @@ from orchestrator.journal import Fenced, Journal, JournalFull, ResponseRef
 from orchestrator.leases import CANCEL, DUE, Leases
 from orchestrator.machine import fold_all
 from orchestrator.model import ModelClient
+from orchestrator.offers import NoOffers, Offers
 from orchestrator.parking import Parking
 from orchestrator.purging import Purger
 from orchestrator.runner import Runner
@@ -66,6 +67,7 @@ class Worker:
         journal: Journal,
         agents: Agents,
         models: ModelClient,
+        offers: Offers | None = None,
         prices: Mapping[str, Prices] | None = None,
         outcomes: Report = lambda *_: None,
         clock: Clock | None = None,
@@ -81,6 +83,7 @@ class Worker:
     ) -> None:
         self._journal = journal
         self._agents = agents
+        self._offers = offers or NoOffers()
         self._clock = clock or SystemClock()
         self._stop_grace_s = stop_grace_s
         self._group = asyncio.TaskGroup()
@@ -105,6 +108,7 @@ class Worker:
         self._acceptance = Acceptance(
             journal=journal,
             agents=agents,
+            offers=self._offers,
             claims=self._claims,
             leases=self._leases,
             parking=self._parking,
@@ -329,7 +333,8 @@ class Worker:
         except NotFound as gone:
             await self._give_up(claim, gone.code or "not_found", gone.message)
             return None
-        return Runner(self._shared, lease, agent, parked.state, parked.prompt or agent.prompt())
+        agent = self._offers.bind(agent, parked.state)
+        return Runner(self._shared, lease, agent, parked.state, parked.prompt_of(agent))
 
     async def _give_up(self, claim: Claim, code: str, message: str) -> None:
         """End a response that cannot be run: a client must not wait for it for ever."""

@@ -27,7 +27,7 @@ from pydantic import Field, field_validator, model_validator
 
 from serving.sections import Frozen, Name
 
-Kind = Literal["pure", "idempotent", "queryable", "unsafe"]
+Kind = Literal["pure", "idempotent", "unsafe"]
 VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 _SECRET = re.compile(r"token|secret|password|passwd|credential|authorization|cookie|key$", re.I)
 
