@@ -39,26 +39,40 @@ SECRETS = {
 }
 
 
-def config(url: str) -> McpServerConfig:
+async def config(url: str) -> McpServerConfig:
     """The server as a stack's file would name it."""
     said: dict[str, Any] = {"url": url, "timeout_s": 20}
     if VERSION and VERSION < "2026":
         said["protocol"] = "handshake"
     if SCENARIO.startswith("auth/"):
-        said["oauth"] = oauth()
+        said["oauth"] = await oauth(url)
     return McpServerConfig.model_validate(said)
 
 
-def oauth() -> dict[str, Any]:
+async def oauth(url: str) -> dict[str, Any]:
     client = {"client_id": CONTEXT["client_id"]} if "client_id" in CONTEXT else {}
     secret = {"client_secret": "$SECRET"} if "client_secret" in CONTEXT else {}
     issuer = {"issuer": CONTEXT["issuer"]} if "issuer" in CONTEXT else {}
     if SCENARIO.startswith("auth/client-credentials"):
         key = {"private_key": "$KEY", "private_key_algorithm": CONTEXT.get("signing_algorithm")}
-        issuer = issuer or {"issuer": CONTEXT["authorization_server"]}
+        issuer = issuer or {"issuer": await issuer_of(url)}
         by = key if "private_key_pem" in CONTEXT else secret
         return {"grant": "client_credentials", **client, **by, **issuer}
     return {**client, **secret, **issuer, "client_metadata_url": CLIENT_METADATA}
+
+
+async def issuer_of(url: str) -> str:
+    """What an operator knows of the server beforehand, and the suite does not tell."""
+    base, path = url.rsplit("/", 1)
+    async with httpx2.AsyncClient() as client:
+        for place in (
+            f"/.well-known/oauth-protected-resource/{path}",
+            "/.well-known/oauth-protected-resource",
+        ):
+            answer = await client.get(base + place)
+            if answer.status_code == 200:
+                return str(answer.json()["authorization_servers"][0])
+    raise SystemExit("the server names no authorization server")
 
 
 async def follow(url: str) -> None:
@@ -110,7 +124,7 @@ async def use(link: Link) -> None:
 async def main(url: str) -> int:
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home)
-        server = config(url)
+        server = await config(url)
         async with loopback(follow, patience_s=10) as person:
             if server.oauth is not None and server.oauth.grant == "authorization_code":
                 store = TokenFile(token_path(folder, "suite"))
