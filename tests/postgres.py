@@ -121,9 +121,10 @@ class Server:
             lines = (self._data / "postmaster.pid").read_text().split()
         except FileNotFoundError:
             return False
-        # What a killed server left behind says so, too, but with its own process id.
+        # What a killed server left behind says so, too, but with its own process id; and the file
+        # may have been made and not written yet.
         assert self._process is not None
-        return lines[0] == str(self._process.pid) and lines[-1] == "ready"
+        return lines[:1] == [str(self._process.pid)] and lines[-1] == "ready"
 
     def _call(self, command: str, *arguments: str) -> None:
         subprocess.run(
