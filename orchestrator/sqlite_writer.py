@@ -3,6 +3,7 @@
     commit(batch)   BEGIN, each operation in order, one INSERT for all events, COMMIT
                     └ an operation that is refused (Fenced, AlreadyAccepted) has written nothing
                       and fails alone; any error of SQLite fails the whole batch
+                    then each Scrub, which fails alone: the batch is stored by then
 
 sqlite3 gives up Python's global lock in every statement and may wait long to get it back, so a
 batch uses few statements: rows go in by the hundred.
@@ -193,15 +194,22 @@ class Writer:
             self._insert_rows()
             if not alone:
                 self._execute("COMMIT")
-            for operation in batch:
-                if isinstance(operation, Scrub):
-                    operation.result = self._execute(SCRUB).fetchone()[0] == 0
         except Exception as error:  # whatever it was: nothing is stored, and nobody may hang
             self._undo()
             for operation in batch:
                 operation.error = JournalFull(f"the journal cannot store anything: {error}")
                 if isinstance(operation, Append):
                     operation.first_seq = 0
+            return
+        for operation in batch:
+            if isinstance(operation, Scrub):
+                self._scrub(operation)
+
+    def _scrub(self, operation: Scrub) -> None:
+        try:
+            operation.result = self._execute(SCRUB).fetchone()[0] == 0
+        except Exception as error:  # the batch is committed: this must not fail the rest of it
+            operation.error = JournalFull(f"the journal's log cannot be truncated: {error}")
 
     def _is_one_insert(self, operation: Operation) -> bool:
         """Is one statement all that it takes? It is then a transaction by itself."""
