@@ -141,6 +141,9 @@ class Purger:
         except WarmloopError as error:  # somebody else is at it, or it is gone
             log.info("not purged now: %s", error)
             return False
+        except Exception:  # a log that cannot be read must not end the worker
+            log.exception("not purged: it failed in an unforeseen way")
+            return False
         return True
 
     async def _forget(self, conversation: str) -> None:

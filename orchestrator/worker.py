@@ -102,6 +102,8 @@ class Worker:
         )
         self._keeping: list[asyncio.Task[None]] = []
         self._claims = Claims()
+        self._unreadable: set[str] = set()
+        """Conversations whose response could not even be ended, which the log has been told."""
         owner = owner or f"{os.getpid()}-{secrets.token_hex(4)}"
         self._leases = Leases(journal, self._clock, owner, lease_s)
         self._parking = Parking(journal)
@@ -304,6 +306,7 @@ class Worker:
             if claim.runner is None:
                 claim.runner = await self._prepare(claim)
             if claim.runner is not None:
+                self._unreadable.discard(claim.conversation)
                 if claim.cancel_id:
                     claim.runner.cancel(claim.cancel_id)
                 await claim.runner.drive()
@@ -316,7 +319,8 @@ class Worker:
         except JournalFull as error:
             log.error("%s: left unfinished: %s", claim.conversation, error)
         except Exception:
-            log.exception("%s: the run failed in an unforeseen way", claim.conversation)
+            if claim.conversation not in self._unreadable:
+                log.exception("%s: the run failed in an unforeseen way", claim.conversation)
             await self._give_up(claim, "internal_error", "an internal error; see the log")
         finally:
             await self._leave(claim)
@@ -337,7 +341,10 @@ class Worker:
         return Runner(self._shared, lease, agent, parked.state, parked.prompt_of(agent))
 
     async def _give_up(self, claim: Claim, code: str, message: str) -> None:
-        """End a response that cannot be run: a client must not wait for it for ever."""
+        """End a response that cannot be run: a client must not wait for it for ever.
+
+        Where not even that can be done, as with a log that a later release wrote, it is left.
+        """
         try:
             recorded = await self._journal.read(claim.conversation)
             state = fold_all(recorded)
@@ -348,6 +355,10 @@ class Worker:
                 await self._journal.append(claim.lease, [event])
         except (Fenced, JournalFull) as error:
             log.error("%s: left unfinished: %s", claim.conversation, error)
+        except Exception:
+            if claim.conversation not in self._unreadable:
+                self._unreadable.add(claim.conversation)
+                log.exception("%s: left unfinished", claim.conversation)
 
     def _heard(self, note: str) -> None:
         """What another worker says."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 
 from orchestrator.agents import Agents, resolve
@@ -28,7 +29,7 @@ from orchestrator.events import (
     ToolResult,
 )
 from orchestrator.function_tools import from_function
-from orchestrator.journal import JournalFull, Lease
+from orchestrator.journal import JournalFull, Lease, Recorded
 from orchestrator.journal_memory import MemoryJournal
 from orchestrator.machine import fold_all
 from orchestrator.model import Done, ModelError, ModelTurn, TextDelta
@@ -77,6 +78,8 @@ class Flaky(MemoryJournal):
     """Cannot store while `full`."""
 
     full = False
+    unreadable = ""
+    """A conversation whose log cannot be decoded."""
     appends: list[tuple[list[str], bool]]
 
     def __init__(self, clock: FakeClock) -> None:
@@ -90,6 +93,11 @@ class Flaky(MemoryJournal):
             raise JournalFull("no space left")
         self.appends.append(([type(event).__name__ for event in events], durable))
         return await super().append(lease, events, durable=durable)
+
+    async def read(self, conversation: str, after: int = 0) -> list[Recorded]:
+        if conversation == self.unreadable:
+            raise msgspec.ValidationError("Invalid value 'of_a_later_release' - at `$.type`")
+        return await super().read(conversation, after)
 
 
 class Desk:
@@ -557,6 +565,47 @@ async def test_an_agent_that_is_gone_fails_the_response_instead_of_leaving_it_op
     async with desk:
         ended = await desk.ended()
         assert (ended.status, ended.code) == ("failed", "agent_version_not_found")
+
+
+async def test_a_log_that_cannot_be_read_stops_nothing_else_and_is_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    desk = Desk(in_order(says("done"), says("well again")))
+    lease = await desk.journal.lease("odd", "other", 9)
+    assert lease is not None
+    accepted = ResponseAccepted("r0", desk.clock.now(), [])
+    await desk.journal.append(lease, [ConversationStarted("desk@1", 0.0), accepted])
+    await desk.journal.release(lease)
+    desk.journal.unreadable = "odd"
+    async with desk:
+        for _ in range(3):
+            await desk.worker.run("odd")
+        told = [each for each in caplog.records if "odd" in each.getMessage()]
+        assert [each.getMessage() for each in told] == [
+            "odd: the run failed in an unforeseen way",
+            "odd: left unfinished",
+        ]
+        await desk.ask()
+        assert (await desk.ended()).status == "completed"
+        desk.journal.unreadable = ""
+        await desk.worker.run("odd")
+        last = (await desk.journal.read("odd"))[-1].event
+        assert isinstance(last, ResponseFinished)
+        assert last.status == "completed"
+
+
+async def test_a_log_that_cannot_be_read_does_not_end_the_sweep() -> None:
+    desk = Desk(in_order(says("done")))
+    lease = await desk.journal.lease("odd", "other", 9)
+    assert lease is not None
+    accepted = ResponseAccepted("r0", 0.0, [], {"store": False})
+    await desk.journal.append(lease, [ConversationStarted("desk@1", 0.0), accepted])
+    await desk.journal.append(lease, [ResponseFinished("r0", 0.0, "completed")])
+    await desk.journal.release(lease)
+    desk.journal.unreadable = "odd"
+    async with desk:
+        desk.clock.advance(100)
+        assert await desk.worker.sweep() == 0
 
 
 BROKEN = ModelError("engine gone", code="engine_failed", retry=True)
