@@ -19,6 +19,8 @@ from contextlib import asynccontextmanager
 import httpx2
 from mcp.client.streamable_http import streamable_http_client
 
+from orchestrator.tool_errors import LONGEST_RETRY_AFTER_S
+
 NOT_SENT = -32050
 LOST = -32051
 REFUSED = -32052
@@ -47,9 +49,10 @@ class Candid(httpx2.AsyncBaseTransport):
         await response.aclose()
         code = NOT_SENT if status in (429, 503) else REFUSED
         kept = {
-            name: response.headers[name]
+            name: value
             for name in ("www-authenticate", "retry-after", "mcp-session-id")
-            if name in response.headers
+            # What is not ASCII could not be written into our own response.
+            if (value := response.headers.get(name)) is not None and value.isascii()
         }
         return _error(status, code, f"it answered with HTTP {status}{_meaning(status)}", kept)
 
@@ -71,7 +74,8 @@ def _error(
     data = {}
     after = (headers or {}).get("retry-after", "")
     if after.isdigit():
-        data["retry_after_s"] = int(after)
+        # float, which takes any number of digits; int does not.
+        data["retry_after_s"] = min(float(after), LONGEST_RETRY_AFTER_S)
     error = {"code": code, "message": message, "data": data}
     body = json.dumps({"jsonrpc": "2.0", "id": None, "error": error})
     kept = {**(headers or {}), "content-type": "application/json"}

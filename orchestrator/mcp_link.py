@@ -28,6 +28,7 @@ from pydantic import ValidationError
 
 from orchestrator.mcp_failures import Declined, McpFailure, NotSent, OutcomeOpen, ServerLost, reason
 from orchestrator.mcp_http import LOST, NOT_SENT
+from orchestrator.tool_errors import LONGEST_RETRY_AFTER_S, bounded
 
 Progress = ProgressFnT
 Transport = AbstractAsyncContextManager[Any]
@@ -121,7 +122,8 @@ class Link:
         if error.code == NOT_SENT:
             if "retry_after_s" not in data:
                 self.broken.set()
-            return NotSent(error.message, retry_after_s=data.get("retry_after_s"))
+            after_s = bounded(data.get("retry_after_s"), LONGEST_RETRY_AFTER_S)
+            return NotSent(error.message, retry_after_s=after_s)
         if error.code == types.INVALID_REQUEST and error.message == "Session terminated":
             self.broken.set()
             return NotSent("it has forgotten our session")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
 
+LONGEST_RETRY_AFTER_S = 3600.0
+"""What is believed of a longer time after which to come back."""
 _canonical = msgspec.json.Encoder(order="sorted")
 
 
@@ -15,3 +18,12 @@ def error_text(error_code: str, human: str, retry_after_ms: int | None = None) -
     if retry_after_ms is not None:
         said["retry_after_ms"] = retry_after_ms
     return _canonical.encode(said).decode()
+
+
+def bounded(said: object, longest: float) -> float | None:
+    """A time that somebody else wrote, from 0 to `longest`; None for what is no finite number."""
+    if isinstance(said, bool) or not isinstance(said, int | float):
+        return None
+    if isinstance(said, float) and not math.isfinite(said):
+        return None
+    return float(min(max(said, 0), longest))  # an int may be too large for a float before

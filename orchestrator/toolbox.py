@@ -20,7 +20,7 @@ import pydantic_core
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.events import Call
 from orchestrator.state import ToolKind
-from orchestrator.tool_errors import error_text
+from orchestrator.tool_errors import LONGEST_RETRY_AFTER_S, bounded, error_text
 from orchestrator.tool_gate import ToolGate
 from orchestrator.tools import (
     NOT_DONE,
@@ -192,8 +192,10 @@ def result_of(chosen: Tool, value: Any, result_bytes: int, handle: str = "") -> 
 
 def failure_of(error: ToolError, result_bytes: int) -> Ran:
     """A tool's own refusal."""
-    said = error_text(error.error_code, error.human[:result_bytes], error.retry_after_ms)
-    after_s = None if error.retry_after_ms is None else error.retry_after_ms / 1000
+    after_ms = bounded(error.retry_after_ms, LONGEST_RETRY_AFTER_S * 1000)
+    shown_ms = None if after_ms is None else round(after_ms)
+    said = error_text(error.error_code, error.human[:result_bytes], shown_ms)
+    after_s = None if after_ms is None else after_ms / 1000
     return Ran("error", said, error.error_code, transient=error.transient, retry_after_s=after_s)
 
 

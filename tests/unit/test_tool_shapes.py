@@ -224,6 +224,30 @@ async def test_a_tool_s_error_is_told_by_code_sentence_and_time() -> None:
     assert (ran.outcome, ran.transient, ran.retry_after_s) == ("error", False, 1.5)
 
 
+@pytest.mark.parametrize(
+    ("said_ms", "ms"),
+    [
+        (10**400, 3_600_000),
+        (7_200_000, 3_600_000),
+        (-5, 0),
+        (float("inf"), None),
+        (float("nan"), None),
+        ("1500", None),
+        (True, None),
+    ],
+)
+async def test_a_time_that_is_none_is_left_out_and_a_long_one_is_an_hour(
+    said_ms: Any, ms: int | None
+) -> None:
+    def book() -> str:
+        """Book."""
+        raise ToolError("busy", retry_after_ms=said_ms, transient=True)
+
+    ran = await Called(book).run()
+    assert json.loads(ran.output).get("retry_after_ms") == ms
+    assert ran.retry_after_s == (None if ms is None else ms / 1000)
+
+
 def test_pauses_between_tries_grow_and_are_the_tool_s_own_if_it_says() -> None:
     assert [pause_s(n, None) for n in (1, 2, 3, 20)] == [0.5, 1.0, 2.0, 60.0]
     assert pause_s(3, 7.0) == 7.0
