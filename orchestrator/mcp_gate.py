@@ -56,7 +56,7 @@ class Breaker:
         self._trying = False
 
     def failed(self, now: float) -> None:
-        if self._failures >= self._config.failures:
+        if self._trying:  # calls that were under way when it opened lengthen nothing
             self._pause_s = min(self._config.max_pause_s, self._pause_s * 2)
         self._failures += 1
         self._trying = False

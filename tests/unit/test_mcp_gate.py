@@ -48,6 +48,18 @@ def test_a_try_that_fails_doubles_the_pause_up_to_its_limit() -> None:
     assert breaker.condition(25) == "half_open"
 
 
+def test_calls_that_fail_together_lengthen_the_pause_only_once() -> None:
+    breaker = Breaker(BreakerConfig(failures=2, pause_s=10, max_pause_s=300))
+    for _ in range(16):
+        breaker.failed(0)
+    assert breaker.condition(9) == "open"
+    assert breaker.condition(10) == "half_open"
+    breaker.enter(10)
+    breaker.failed(10)
+    assert breaker.condition(29) == "open"
+    assert breaker.condition(30) == "half_open"
+
+
 def test_a_rate_gives_a_burst_and_then_so_many_a_minute() -> None:
     rate = Rate(RateConfig(per_minute=60, burst=2), 0)
     rate.enter(0)
