@@ -141,13 +141,18 @@ def kind_of(config: McpServerConfig, listed: ListedTool) -> ToolKind:
     return "unsafe"
 
 
+def asks_person(config: McpServerConfig, tool: str) -> bool:
+    """Must a person allow each call of that tool?"""
+    asked = config.require_approval
+    return asked == "always" if isinstance(asked, str) else tool in asked
+
+
 def tool_of(
     name: str, server: McpServer | None, listing: Listing, listed: ListedTool, visible: str
 ) -> Tool:
     """One listed tool. `server` None: it is not configured any more."""
     config = server.config if server is not None else None
     kind = kind_of(config, listed) if config is not None else "unsafe"
-    approval = config.require_approval if config is not None else "never"
     return Tool(
         name=visible,
         description=listed.description,
@@ -159,7 +164,7 @@ def tool_of(
         limits=ToolLimits(timeout_s=float("inf")),
         output_schema=listed.output_schema,
         version=audit(listing),
-        requires_approval=approval == "always" or listed.name in approval,
+        requires_approval=config is not None and asks_person(config, listed.name),
     )
 
 

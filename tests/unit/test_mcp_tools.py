@@ -1,0 +1,47 @@
+"""Tools of MCP servers: which of them ask a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from orchestrator.mcp_listing import ListingFile
+from orchestrator.mcp_offer import ListedTool, Listing, version_of
+from orchestrator.mcp_server import McpServer, Opener
+from orchestrator.mcp_tools import tool_of
+from orchestrator.tools import Tool
+from serving.mcp_config import McpServerConfig
+
+
+def listing(*names: str) -> Listing:
+    tools = [ListedTool(name) for name in names]
+    return Listing(version_of(tools), tools)
+
+
+def server(folder: Path, **config: Any) -> McpServer:
+    made = McpServerConfig(command=("x",), **config)
+    return McpServer("docs", made, cast(Opener, None), ListingFile(folder / "docs.json"))
+
+
+def tool(folder: Path, name: str, **config: Any) -> Tool:
+    listed = listing(name)
+    return tool_of("docs", server(folder, **config), listed, listed.tools[0], name)
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "asks"),
+    [
+        ("never", "eve", False),
+        ("never", "never", False),
+        ("always", "way", True),
+        (("even",), "eve", False),
+        (("eve",), "eve", True),
+    ],
+)
+def test_a_person_is_asked_for_the_tools_that_are_named(
+    tmp_path: Path, asked: str | Sequence[str], name: str, asks: bool
+) -> None:
+    assert tool(tmp_path, name, require_approval=asked).requires_approval is asks
