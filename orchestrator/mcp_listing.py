@@ -72,6 +72,14 @@ def take(
     return Listing(version_of(tools), tools, server, server_version)
 
 
+def allowed(listing: Listing | None, config: McpServerConfig) -> Listing | None:
+    """What `allow` leaves of an earlier listing."""
+    if listing is None or config.allow is None:
+        return listing
+    tools = [tool for tool in listing.tools if tool.name in config.allow]
+    return msgspec.structs.replace(listing, version=version_of(tools), tools=tools)
+
+
 class ListingFile:
     """Where the last known listing of a server lies between two starts."""
 

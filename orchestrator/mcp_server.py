@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.mcp_failures import McpFailure, NotSent, ServerLost, TimedOut, reason
 from orchestrator.mcp_gate import Gate
-from orchestrator.mcp_listing import ListingFile, take
+from orchestrator.mcp_listing import ListingFile, allowed, take
 from orchestrator.mcp_offer import Listing
 from serving.mcp_config import McpServerConfig
 from serving.owned_task import OwnedTask
@@ -53,7 +53,7 @@ class McpServer:
     ) -> None:
         self.name = name
         self.config = config
-        self.listing = file.read()
+        self.listing = allowed(file.read(), config)
         self.state: State = "connecting"
         self.last_error = ""
         self.gate = Gate(config, time.monotonic)

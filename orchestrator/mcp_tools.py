@@ -175,6 +175,11 @@ def _invoke(name: str, server: McpServer | None, tool: str, kind: ToolKind) -> C
                 "mcp_server_gone", f"the MCP server {name!r} is not configured any more"
             )
         config = server.config
+        if config.allow is not None and tool not in config.allow:  # the log may hold it still
+            raise ToolError(
+                "mcp_tool_not_allowed",
+                f"the tool {tool!r} of the MCP server {name!r} is not allowed any more",
+            )
 
         async def report(progress: float, total: float | None, message: str | None) -> None:
             said = {"progress": progress, "total": total, "message": message}
