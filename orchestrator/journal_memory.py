@@ -107,7 +107,7 @@ class MemoryJournal:
     async def release(self, lease: Lease, *, wake_at: float = 0.0) -> None:
         log = self._log(lease.conversation)
         if log.fence == lease.token and log.owner == lease.owner:
-            log.owner, log.expires_at, log.wake_at = "", 0.0, wake_at
+            log.owner, log.expires_at, log.wake_at = "", self._clock.now(), wake_at
 
     async def find_response(self, response_id: str) -> ResponseRef | None:
         found = self._responses.get(response_id)
@@ -159,7 +159,9 @@ class MemoryJournal:
         idle = [
             name
             for name, log in self._logs.items()
-            if not log.purged and log.created_at <= idle_before and name not in alive
+            if not log.purged
+            and max(log.created_at, log.expires_at) <= idle_before
+            and name not in alive
         ]
         return Purgeable(unstored[:limit], idle[:limit])
 

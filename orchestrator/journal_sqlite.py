@@ -89,9 +89,11 @@ UNSTORED = f"""
 WHERE r.stored = 0 AND r.purged = 0 AND r.finished = 1 AND r.ended_at <= ? LIMIT ?
 """
 
-# Conversations without news for longer than they are kept.
+# Conversations without news for longer than they are kept; who writes has a lease, and
+# `expires_at` says until when the last one was held.
 IDLE = """
-SELECT name FROM conversations c WHERE purged = 0 AND created_at <= ?1 AND NOT EXISTS (
+SELECT name FROM conversations c
+WHERE purged = 0 AND created_at <= ?1 AND expires_at <= ?1 AND NOT EXISTS (
     SELECT 1 FROM responses r WHERE r.conversation = c.id AND (r.finished = 0 OR r.ended_at > ?1)
 ) ORDER BY created_at LIMIT ?2
 """

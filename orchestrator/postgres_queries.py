@@ -90,9 +90,11 @@ UPDATE responses r SET finished = true, ended_at = e.at
 FROM unnest($1::text[], $2::float8[]) AS e (id, at) WHERE r.id = e.id
 """
 
-# Leases that are given up, unless somebody else has them.
+# Leases that are given up, unless somebody else has them; what was written under them is news
+# until then. $4 is the time, null: the database's.
 RELEASE = """
-UPDATE conversations c SET owner = '', expires_at = 0
+UPDATE conversations c SET owner = '',
+    expires_at = coalesce($4::float8, extract(epoch FROM clock_timestamp()))
 FROM unnest($1::text[], $2::bigint[], $3::text[]) AS w (name, fence, owner)
 WHERE c.name = w.name AND c.fence = w.fence AND c.owner = w.owner
 RETURNING c.id, c.name
@@ -161,9 +163,11 @@ UNSTORED = f"""
 WHERE NOT r.stored AND NOT r.purged AND r.finished AND r.ended_at <= $1 LIMIT $2
 """
 
-# Conversations without news for longer than they are kept.
+# Conversations without news for longer than they are kept; who writes has a lease, and
+# `expires_at` says until when the last one was held.
 IDLE = """
-SELECT name FROM conversations c WHERE NOT purged AND created_at <= $1 AND NOT EXISTS (
+SELECT name FROM conversations c
+WHERE NOT purged AND created_at <= $1 AND expires_at <= $1 AND NOT EXISTS (
     SELECT 1 FROM responses r
     WHERE r.conversation = c.id AND (NOT r.finished OR r.ended_at > $1)
 ) ORDER BY created_at LIMIT $2

@@ -163,6 +163,7 @@ class Writer:
             [each.conversation for each in releases],
             [each.lease.token for each in releases],
             [each.lease.owner for each in releases],
+            self._clock.now() if self._clock else None,
         )
         released = {row["name"]: row["id"] for row in rows}
         waking = [each for each in releases if each.wake_at and each.conversation in released]

@@ -258,8 +258,9 @@ class Writer:
     def release(self, lease: Lease, wake_at: float) -> None:
         head = self._head(lease.conversation)
         if head.fence == lease.token and head.owner == lease.owner:
-            head.owner, head.expires_at = "", 0.0
-            self._execute(SET_LEASE, (head.fence, "", 0.0, head.rowid))
+            # When it was given up: what was written under it is news until then.
+            head.owner, head.expires_at = "", self._clock.now()
+            self._execute(SET_LEASE, (head.fence, "", head.expires_at, head.rowid))
             self._set_wake(head, wake_at)
 
     def purge(

@@ -13,6 +13,7 @@ from orchestrator.clock import FakeClock
 from orchestrator.events import (
     AnyEvent,
     ConversationStarted,
+    HistoryImported,
     ModelIntent,
     OutputDelta,
     Purged,
@@ -310,6 +311,7 @@ async def test_what_may_be_purged_has_ended_long_enough_ago(
         await journal.append(lease, [asked])
         if number < 2:
             await journal.append(lease, [ResponseFinished(f"resp_{number}", 50.0, "completed")])
+        await journal.release(lease)
     now = clock.now()
     before = await journal.purgeable(ended_before=49, idle_before=49, limit=9)
     assert (before.responses, before.conversations) == ([], [])
@@ -322,6 +324,25 @@ async def test_what_may_be_purged_has_ended_long_enough_ago(
     gone = await journal.purgeable(ended_before=now, idle_before=now, limit=9)
     assert (gone.responses, gone.conversations) == ([], [])
     assert await journal.scrub() is True
+
+
+async def test_whatever_is_written_to_a_conversation_is_news_of_it(
+    journal: Journal, clock: FakeClock
+) -> None:
+    lease = await leased(journal)
+    await journal.append(lease, [ConversationStarted("", clock.now())])
+    await journal.release(lease)
+    clock.advance(100)
+    lease = await leased(journal)
+    added = HistoryImported("", "", [{"role": "user", "content": "and this"}])
+    await journal.append(lease, [added])
+    await journal.release(lease)
+    clock.advance(100)
+    now = clock.now()
+    young = await journal.purgeable(ended_before=0, idle_before=now - 101, limit=9)
+    assert young.conversations == []
+    old = await journal.purgeable(ended_before=0, idle_before=now - 99, limit=9)
+    assert old.conversations == ["c"]
 
 
 async def _soon(condition: Callable[[], bool], act: Callable[[], Awaitable[object]]) -> None:
