@@ -30,10 +30,15 @@ _UNREACHED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 class Candid(httpx2.AsyncBaseTransport):
     """Turns what went wrong with a POST into a JSON-RPC error that can be told apart."""
 
-    def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
+    def __init__(self, inner: httpx2.AsyncBaseTransport, *, answer_s: float) -> None:
+        """`answer_s`: how long an answer may take, where nobody above sets a limit to it."""
         self._inner = inner
+        self._answer_s = answer_s
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "DELETE":  # the goodbye, for which the end of the session waits
+            limits = {**request.extensions.get("timeout", {}), "read": self._answer_s}
+            request.extensions = {**request.extensions, "timeout": limits}
         if request.method != "POST" or "json" not in request.headers.get("content-type", ""):
             return await self._inner.handle_async_request(request)  # discovery, tokens, streams
         try:
@@ -92,10 +97,10 @@ async def http_transport(
     max_message_bytes: int,
 ) -> AsyncIterator[tuple[object, object]]:
     """The streams of a session with the server at `url`. How long an answer may take is decided
-    call by call, above; here only connecting has a limit."""
+    call by call, above; here connecting has a limit, and what is no call."""
     timeout = httpx2.Timeout(None, connect=connect_timeout_s, write=connect_timeout_s)
     limits = httpx2.Limits(max_connections=64, max_keepalive_connections=8)
-    transport = Candid(httpx2.AsyncHTTPTransport(limits=limits))
+    transport = Candid(httpx2.AsyncHTTPTransport(limits=limits), answer_s=connect_timeout_s)
     async with (
         httpx2.AsyncClient(
             headers=dict(headers), auth=auth, timeout=timeout, transport=transport
