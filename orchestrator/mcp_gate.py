@@ -98,6 +98,11 @@ class Gate:
         self._rate = Rate(config.rate, now())
         self._slots = asyncio.Semaphore(config.max_concurrent)
 
+    @property
+    def is_shut(self) -> bool:
+        """Calls fail at once now: it failed too often in a row."""
+        return self.breaker.condition(self._now()) == "open"
+
     @asynccontextmanager
     async def call(self) -> AsyncIterator[None]:
         """Around one call: waits for a slot, and learns from how the call ends."""

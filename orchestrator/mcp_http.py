@@ -36,7 +36,9 @@ class Candid(httpx2.AsyncBaseTransport):
         self._answer_s = answer_s
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        if request.method == "DELETE":  # the goodbye, for which the end of the session waits
+        if not _waits(request):
+            # Others wait for it: for a goodbye the end of the session, and for a message that wants
+            # no answer all messages after it.
             limits = {**request.extensions.get("timeout", {}), "read": self._answer_s}
             request.extensions = {**request.extensions, "timeout": limits}
         if request.method != "POST" or "json" not in request.headers.get("content-type", ""):
@@ -63,6 +65,19 @@ class Candid(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def _waits(request: httpx2.Request) -> bool:
+    """Whether it may long be without an answer: a stream, or a request of the protocol."""
+    if "text/event-stream" not in request.headers.get("accept", ""):
+        return False  # discovery, tokens
+    if request.method != "POST":
+        return request.method == "GET"
+    try:
+        message = json.loads(request.content)
+    except (ValueError, httpx2.RequestNotRead):
+        return False
+    return isinstance(message, dict) and "method" in message and "id" in message
 
 
 def _meaning(status: int) -> str:

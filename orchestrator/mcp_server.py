@@ -94,22 +94,23 @@ class McpServer:
         progress: Progress | None = None,
     ) -> CallToolResult:
         """What a call gave, an error of the tool's own included. Raises McpFailure."""
-        sent = False
+        link = None
         timer = asyncio.timeout(timeout_s)
         try:
             async with timer, self.gate.call():
                 link = await self._connected(min(timeout_s, RECONNECT_PATIENCE_S))
-                sent = True
                 async with _as_timed_out(timer, timeout_s):
                     return await link.call(tool, arguments, meta=meta, progress=progress)
         except TimeoutError:
-            if sent or not timer.expired():
+            if link is not None or not timer.expired():
                 raise
             if self._live() is None:
                 raise self._unavailable() from None
             raise NotSent(f"no free slot within {timeout_s:g} s (max_concurrent)") from None
         except McpFailure as failure:
             self.last_error = str(failure)
+            if link is not None and isinstance(failure, TimedOut) and self.gate.is_shut:
+                link.broken.set()  # it lives, and is silent: a new connection, or process, may help
             raise
 
     # -- the connection --

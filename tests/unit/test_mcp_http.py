@@ -27,7 +27,12 @@ async def frozen() -> AsyncIterator[httpx2.AsyncClient]:
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     transport = Candid(httpx2.AsyncHTTPTransport(), answer_s=0.2)
     try:
-        async with httpx2.AsyncClient(base_url=url, transport=transport, timeout=None) as client:
+        async with httpx2.AsyncClient(
+            base_url=url,
+            headers={"accept": "application/json, text/event-stream"},
+            transport=transport,
+            timeout=None,
+        ) as client:
             yield client
     finally:
         over.set()
@@ -38,3 +43,15 @@ async def test_a_goodbye_to_a_frozen_server_comes_to_an_end() -> None:
     async with frozen() as client, asyncio.timeout(10):
         with pytest.raises(httpx2.ReadTimeout):
             await client.delete("/mcp")
+
+
+async def test_a_message_that_wants_no_answer_holds_up_the_next_one_for_a_while_only() -> None:
+    async with frozen() as client, asyncio.timeout(10):
+        for message in (
+            {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}},
+            {"jsonrpc": "2.0", "id": 7, "result": {}},
+        ):
+            assert (await client.post("/mcp", json=message)).status_code == 502
+        with pytest.raises(TimeoutError):  # calls have limits of their own, above
+            async with asyncio.timeout(0.6):
+                await client.post("/mcp", json=ASKED)

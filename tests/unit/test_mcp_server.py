@@ -1,0 +1,59 @@
+"""One configured MCP server over links that the test makes: when it is connected again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.mcp_failures import TimedOut
+from orchestrator.mcp_listing import ListingFile
+from orchestrator.mcp_server import McpServer
+from serving.mcp_config import McpServerConfig
+
+
+class FrozenLink:
+    """Lists its tools, and never answers a call."""
+
+    server, version, protocol = "frozen", "1", "2025-06-18"
+
+    def __init__(self) -> None:
+        self.broken = asyncio.Event()
+
+    async def tools(self) -> list[dict[str, Any]]:
+        return []
+
+    async def watch(self, changed: Callable[[], None]) -> None:
+        pass
+
+    async def call(self, *_: Any, **__: Any) -> Any:
+        await asyncio.Event().wait()
+
+
+async def test_a_server_that_is_silent_until_its_breaker_opens_is_connected_again(
+    tmp_path: Path,
+) -> None:
+    opened: list[FrozenLink] = []
+
+    @asynccontextmanager
+    async def open_link(_: Callable[[], None]) -> AsyncIterator[Any]:
+        opened.append(FrozenLink())
+        yield opened[-1]
+
+    config = McpServerConfig.model_validate({"command": "x", "breaker": {"failures": 2}})
+    server = McpServer("docs", config, open_link, ListingFile(tmp_path / "docs.json"))
+    server.start()
+    try:
+        async with asyncio.timeout(20):
+            for broken in (False, True):
+                with pytest.raises(TimedOut):
+                    await server.call("find", {}, timeout_s=0.2)
+                assert opened[0].broken.is_set() == broken
+            while len(opened) < 2:  # noqa: ASYNC110 another task's doing has no event
+                await asyncio.sleep(0.01)
+    finally:
+        await server.stop()
