@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from orchestrator.mcp_failures import ServerLost
-from orchestrator.mcp_servers import McpServers, opener, token_path
+from orchestrator.mcp_servers import McpServers, opener, token_file
 from serving import stack_file
 from serving.config import StackConfig
 from serving.errors import ConfigError, EngineError
@@ -60,7 +60,6 @@ def login(name: Annotated[str, typer.Argument(help="The server.")], config: Conf
 async def _login(name: str, stack: StackConfig) -> None:
     from orchestrator.mcp_login import loopback
     from orchestrator.mcp_oauth import register_given
-    from orchestrator.mcp_tokens import TokenFile
 
     McpServers(stack.mcp, stack.folder)  # says which variables are missing
     server = stack.mcp.servers[name]
@@ -70,7 +69,7 @@ async def _login(name: str, stack: StackConfig) -> None:
 
     async with loopback(show) as person:
         if server.oauth is not None and server.oauth.grant == "authorization_code":
-            store = TokenFile(token_path(stack.folder, name))
+            store = token_file(stack.folder, name, server)
             await register_given(server.oauth, os.environ, store, person.redirect_uri)
         try:
             async with opener(name, server, stack.folder, os.environ, person)(lambda: None) as link:

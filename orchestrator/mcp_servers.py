@@ -21,6 +21,7 @@ from serving.mcp_config import McpConfig, McpServerConfig, substitute
 if TYPE_CHECKING:
     from orchestrator.mcp_link import Link, Transport
     from orchestrator.mcp_oauth import Person
+    from orchestrator.mcp_tokens import TokenFile
 
 
 class McpServers:
@@ -114,9 +115,8 @@ def transport_of(
     auth = None
     if config.oauth is not None:
         from orchestrator.mcp_oauth import provider
-        from orchestrator.mcp_tokens import TokenFile
 
-        store = TokenFile(token_path(folder, name))
+        store = token_file(folder, name, config)
         auth = provider(name, config.url, config.oauth, environment, store, person=person)
     return http_transport(
         config.url,
@@ -127,9 +127,12 @@ def transport_of(
     )
 
 
-def token_path(folder: Path, name: str) -> Path:
+def token_file(folder: Path, name: str, config: McpServerConfig) -> TokenFile:
     """Where the tokens of that server lie."""
-    return folder / "mcp" / "tokens" / f"{name}.json"
+    from orchestrator.mcp_tokens import TokenFile
+
+    client_id = config.oauth.client_id if config.oauth is not None else None
+    return TokenFile(folder / "mcp" / "tokens" / f"{name}.json", config.url or "", client_id)
 
 
 def _import_package() -> None:

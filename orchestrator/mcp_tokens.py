@@ -2,7 +2,8 @@
 
 Beside the tokens stand when they expire, the client that was registered for us, and the
 authorization server's metadata: all that a later process needs to refresh them without a person.
-Nothing of it is ever logged.
+The server's URL and the configured client id say for whom all that is: a stack's file may come to
+mean another server by the same name, which must not get it. Nothing of it is ever logged.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 
 
 class TokenFile:
-    """The `TokenStorage` that the mcp package asks for."""
+    """The `TokenStorage` that the mcp package asks for, of the server at `url`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, url: str, client_id: str | None = None) -> None:
+        """`client_id`: the one that the configuration names, if it does."""
         self._path = path
+        self._whose = {"url": url, "client_id": client_id}
         self.beside: Callable[[], dict[str, Any]] = dict
         """What the provider wants to find again, asked for whenever tokens are stored."""
 
     def read(self) -> dict[str, Any]:
-        """Empty when there is no file, or none that can be read."""
+        """Empty without a file that can be read, and is of this server and client."""
         with suppress(OSError, ValueError):
             found = json.loads(self._path.read_text())
-            if isinstance(found, dict):
+            if isinstance(found, dict) and found.items() >= self._whose.items():
                 return found
         return {}
 
@@ -59,7 +62,7 @@ class TokenFile:
         beside.unlink(missing_ok=True)
         file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(file, "w") as out:
-            json.dump({**self.read(), **changed}, out)
+            json.dump({**self.read(), **changed, **self._whose}, out)
             out.flush()
             os.fsync(out.fileno())
         beside.replace(self._path)

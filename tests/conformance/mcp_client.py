@@ -25,8 +25,7 @@ from orchestrator.mcp_failures import McpFailure, ServerLost
 from orchestrator.mcp_link import Link, open_link
 from orchestrator.mcp_login import loopback
 from orchestrator.mcp_oauth import register_given
-from orchestrator.mcp_servers import token_path, transport_of
-from orchestrator.mcp_tokens import TokenFile
+from orchestrator.mcp_servers import token_file, transport_of
 from serving.mcp_config import McpServerConfig
 
 SCENARIO = os.environ.get("MCP_CONFORMANCE_SCENARIO", "")
@@ -127,7 +126,7 @@ async def main(url: str) -> int:
         server = await config(url)
         async with loopback(follow, patience_s=10) as person:
             if server.oauth is not None and server.oauth.grant == "authorization_code":
-                store = TokenFile(token_path(folder, "suite"))
+                store = token_file(folder, "suite", server)
                 await register_given(server.oauth, SECRETS, store, person.redirect_uri)
             transport = transport_of("suite", server, folder, SECRETS, person)
             try:

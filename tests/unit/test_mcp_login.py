@@ -16,16 +16,18 @@ from orchestrator.mcp_oauth import LoginNeeded, provider
 from orchestrator.mcp_tokens import TokenFile
 from serving.mcp_config import OAuthConfig
 
+URL = "http://h/mcp"
+
 
 async def test_tokens_are_readable_by_their_owner_only_and_keep_what_was_there(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "tokens" / "docs.json"
-    store = TokenFile(path)
+    store = TokenFile(path, URL)
     await store.set_client_info(OAuthClientInformationFull(client_id="us"))
     await store.set_tokens(OAuthToken(access_token="a", refresh_token="r", expires_in=60))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    again = TokenFile(path)
+    again = TokenFile(path, URL)
     tokens, client = await again.get_tokens(), await again.get_client_info()
     assert tokens is not None
     assert client is not None
@@ -36,12 +38,34 @@ async def test_tokens_are_readable_by_their_owner_only_and_keep_what_was_there(
 async def test_a_file_that_is_torn_counts_as_none(tmp_path: Path) -> None:
     path = tmp_path / "docs.json"
     path.write_text('{"tokens": {')
-    assert await TokenFile(path).get_tokens() is None
+    assert await TokenFile(path, URL).get_tokens() is None
+
+
+async def test_tokens_go_only_to_the_server_and_client_that_they_were_made_for(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "docs.json"
+    store = TokenFile(path, URL, "us")
+    await store.set_client_info(OAuthClientInformationFull(client_id="us"))
+    await store.set_tokens(OAuthToken(access_token="a"))
+    assert await TokenFile(path, URL, "us").get_tokens() is not None
+    for other in (TokenFile(path, "http://evil/mcp", "us"), TokenFile(path, URL, "them")):
+        assert await other.get_tokens() is None
+        assert await other.get_client_info() is None
+    other = TokenFile(path, "http://evil/mcp", "us")
+    await other.set_client_info(OAuthClientInformationFull(client_id="new"))
+    assert await other.get_tokens() is None
+
+
+async def test_tokens_of_which_nobody_knows_whose_they_are_count_as_none(tmp_path: Path) -> None:
+    path = tmp_path / "docs.json"
+    path.write_text('{"tokens": {"access_token": "a", "token_type": "Bearer"}}')
+    assert await TokenFile(path, URL).get_tokens() is None
 
 
 def test_a_front_door_where_nobody_has_logged_in_says_which_command_helps(tmp_path: Path) -> None:
     with pytest.raises(LoginNeeded, match="run: warmloop mcp login docs"):
-        provider("docs", "http://h/mcp", OAuthConfig(), {}, TokenFile(tmp_path / "none"))
+        provider("docs", URL, OAuthConfig(), {}, TokenFile(tmp_path / "none", URL))
 
 
 async def visit(address: str) -> httpx2.Response:
