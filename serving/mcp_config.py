@@ -67,7 +67,8 @@ class OAuthConfig(Frozen):
     secret_in: Literal["header", "body"] = "header"  # noqa: S105 a place, not a secret
     """Where token requests carry the secret."""
     issuer: str | None = None
-    """The authorization server that the client's credentials belong to: they go nowhere else."""
+    """The authorization server that the client's credentials belong to: they go nowhere else.
+    `client_id` needs it."""
     scopes: tuple[str, ...] = ()
     """Default: what the server asks for."""
     client_metadata_url: str | None = None
@@ -85,13 +86,14 @@ class OAuthConfig(Frozen):
                     "grant: client_credentials needs client_id, and one of client_secret and "
                     "private_key"
                 )
-            if self.issuer is None:
-                raise ValueError(
-                    "issuer: name the authorization server that client_id belongs to, so that the "
-                    "credentials are sent nowhere else"
-                )
         elif self.private_key is not None:
             raise ValueError("private_key goes with grant: client_credentials")
+        if self.client_id is not None and self.issuer is None:
+            # Else the MCP server could name one of its own, and be sent code and secret.
+            raise ValueError(
+                "issuer: name the authorization server that client_id belongs to, so that the "
+                "credentials are sent nowhere else"
+            )
         return self
 
 

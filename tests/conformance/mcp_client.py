@@ -52,9 +52,10 @@ async def oauth(url: str) -> dict[str, Any]:
     client = {"client_id": CONTEXT["client_id"]} if "client_id" in CONTEXT else {}
     secret = {"client_secret": "$SECRET"} if "client_secret" in CONTEXT else {}
     issuer = {"issuer": CONTEXT["issuer"]} if "issuer" in CONTEXT else {}
+    if client and not issuer:
+        issuer = {"issuer": await issuer_of(url)}
     if SCENARIO.startswith("auth/client-credentials"):
         key = {"private_key": "$KEY", "private_key_algorithm": CONTEXT.get("signing_algorithm")}
-        issuer = issuer or {"issuer": await issuer_of(url)}
         by = key if "private_key_pem" in CONTEXT else secret
         return {"grant": "client_credentials", **client, **by, **issuer}
     return {**client, **secret, **issuer, "client_metadata_url": CLIENT_METADATA}

@@ -35,6 +35,8 @@ def load(folder: Path, text: str) -> StackConfig:
         ("{command: a, timeouts_s: {search: 0}}", "0.0 is no time limit"),
         ("{url: 'http://h', oauth: {client_secret: abc}}", "client_secret: write $NAME"),
         ("{url: 'http://h', oauth: {grant: client_credentials}}", "needs client_id"),
+        ("{url: 'http://h', oauth: {client_id: us}}", "issuer: name the authorization server"),
+        ("{url: 'http://h', oauth: {client_id: a, client_secret: $B}}", "issuer: name the"),
         ("{command: a, alow: [x]}", "unknown key; did you mean 'allow'?"),
     ],
 )
