@@ -56,6 +56,7 @@ class McpServer:
         self.listing = allowed(file.read(), config)
         self.state: State = "connecting"
         self.last_error = ""
+        """For the operator alone: it may hold what another's call, or the server's stderr, said."""
         self.gate = Gate(config, time.monotonic)
         self._open_link = open_link
         self._file = file
@@ -108,9 +109,10 @@ class McpServer:
                 raise self._unavailable() from None
             raise NotSent(f"no free slot within {timeout_s:g} s (max_concurrent)") from None
         except McpFailure as failure:
-            self.last_error = str(failure)
-            if link is not None and isinstance(failure, TimedOut) and self.gate.is_shut:
-                link.broken.set()  # it lives, and is silent: a new connection, or process, may help
+            if link is not None:
+                self.last_error = str(failure)
+                if isinstance(failure, TimedOut) and self.gate.is_shut:
+                    link.broken.set()  # it is silent: a new connection, or process, may help
             raise
 
     # -- the connection --
@@ -221,7 +223,7 @@ class McpServer:
         return link
 
     def _unavailable(self) -> NotSent:
-        return NotSent(f"it is {self.state}{f': {self.last_error}' if self.last_error else ''}")
+        return NotSent(f"it is {self.state}")
 
     def _live(self) -> Link | None:
         return None if self._link is None or self._link.broken.is_set() else self._link

@@ -59,10 +59,9 @@ class McpTools:
             server = self._servers[name]
             listing = await server.listed(self._servers.first_list_wait_s)
             if listing is None:
-                said = f": {server.last_error}" if server.last_error else ""
                 raise Unavailable(
                     f"the tools of the MCP server {name!r} are not known yet, and it is "
-                    f"{server.state}{said}",
+                    f"{server.state}",
                     code="mcp_server_unavailable",
                     retry_after_s=5,
                 )

@@ -216,7 +216,7 @@ async def test_an_http_server_that_is_down_refuses_at_once_and_is_found_when_it_
             there.kill()
             with pytest.raises(McpFailure):
                 await server.call("add", {"a": 1, "b": 1}, timeout_s=1)
-            with pytest.raises(NotSent, match=r"ConnectError|connection"):
+            with pytest.raises(NotSent, match=r"ConnectError|it is (down|connecting)"):
                 await server.call("add", {"a": 1, "b": 1}, timeout_s=1)
             there.start()
             await until(lambda: server.state == "up")
@@ -233,7 +233,7 @@ async def test_tools_are_known_from_the_last_time_while_a_server_hangs(tmp_path:
         assert await server.listed(0) == before
         await until(lambda: server.state == "down")
         assert server.last_error == "it did not answer within 0.3 s"
-        with pytest.raises(NotSent, match="it did not answer"):
+        with pytest.raises(NotSent, match=r"^it is (down|connecting)$"):
             await server.call("add", {"a": 1, "b": 1}, timeout_s=0.1)
 
 

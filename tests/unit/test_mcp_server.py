@@ -6,13 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from orchestrator.mcp_failures import TimedOut
+from orchestrator.clock import SystemClock
+from orchestrator.mcp_failures import NotSent, ServerLost, TimedOut
 from orchestrator.mcp_listing import ListingFile
 from orchestrator.mcp_server import McpServer
+from orchestrator.mcp_tools import McpTools
+from serving.errors import Unavailable
 from serving.mcp_config import McpServerConfig
 
 
@@ -55,5 +59,35 @@ async def test_a_server_that_is_silent_until_its_breaker_opens_is_connected_agai
                 assert opened[0].broken.is_set() == broken
             while len(opened) < 2:  # noqa: ASYNC110 another task's doing has no event
                 await asyncio.sleep(0.01)
+    finally:
+        await server.stop()
+
+
+class Servers(dict[str, McpServer]):
+    first_list_wait_s = 0.0
+
+
+async def test_why_a_server_is_down_is_for_the_operator_and_not_for_callers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    @asynccontextmanager
+    async def open_link(_: Callable[[], None]) -> AsyncIterator[Any]:
+        raise ServerLost("its last words: hush")
+        yield
+
+    config = McpServerConfig.model_validate({"command": "x"})
+    server = McpServer("docs", config, open_link, ListingFile(tmp_path / "docs.json"))
+    server.start()
+    try:
+        await server.settled()
+        with pytest.raises(NotSent, match=r"^it is (down|connecting)$"):
+            await server.call("find", {}, timeout_s=0.1)
+        tools = McpTools(cast(Any, Servers(docs=server)), SystemClock())
+        agent = cast(Any, SimpleNamespace(mcp=("mcp:docs",)))
+        with pytest.raises(Unavailable, match="'docs' are not known yet") as refused:
+            await tools.begin(agent, {}, cast(Any, None))
+        assert "hush" not in str(refused.value)
+        assert server.last_error == "its last words: hush"
+        assert "hush" in caplog.text
     finally:
         await server.stop()
