@@ -3,18 +3,22 @@
 The package's transport ends a whole session when one POST fails. `Candid`, between it and the
 network, answers such a POST itself, with a JSON-RPC error whose code says what is known:
 
-    NOT_SENT     no connection, or a status that says that nothing was done (429, 503)
+    NOT_SENT     no connection, or a status that says that nothing was done (429, 503, and 404 for
+                 a session that the server has forgotten)
     LOST         the connection broke after the request had gone out
     REFUSED      any other error status without an answer in JSON-RPC
 
-so that the calls beside it go on. 404 stays as it is: it ends a session, and the package knows.
+so that the calls beside it go on. 404 without a session stays as it is: the package knows. A server
+may use the same codes: those of ours have `OURS` with them, which never leaves this process.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx2
 from mcp.client.streamable_http import streamable_http_client
@@ -24,6 +28,7 @@ from orchestrator.tool_errors import LONGEST_RETRY_AFTER_S
 NOT_SENT = -32050
 LOST = -32051
 REFUSED = -32052
+OURS = secrets.token_hex(16)
 _UNREACHED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
@@ -51,6 +56,9 @@ class Candid(httpx2.AsyncBaseTransport):
             return _error(502, LOST, f"the connection broke ({type(error).__name__})")
         status = response.status_code
         is_json = response.headers.get("content-type", "").lower().startswith("application/json")
+        if status == 404 and "mcp-session-id" in request.headers:
+            await response.aclose()
+            return _error(status, NOT_SENT, "it has forgotten our session")
         if status < 400 or status == 404 or (is_json and status not in (429, 503)):
             return response
         await response.aclose()
@@ -91,7 +99,7 @@ def _meaning(status: int) -> str:
 def _error(
     status: int, code: int, message: str, headers: Mapping[str, str] | None = None
 ) -> httpx2.Response:
-    data = {}
+    data: dict[str, Any] = {"made_by": OURS}
     after = (headers or {}).get("retry-after", "")
     if after.isdigit():
         # float, which takes any number of digits; int does not.

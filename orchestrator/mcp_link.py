@@ -27,7 +27,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from orchestrator.mcp_failures import Declined, McpFailure, NotSent, OutcomeOpen, ServerLost, reason
-from orchestrator.mcp_http import LOST, NOT_SENT
+from orchestrator.mcp_http import LOST, NOT_SENT, OURS
 from orchestrator.tool_errors import LONGEST_RETRY_AFTER_S, bounded
 
 Progress = ProgressFnT
@@ -119,15 +119,13 @@ class Link:
             # The answer came and does not keep to the protocol, or to the tool's own outputSchema.
             return Declined(f"its answer cannot be used: {_first_line(error)}")
         data = error.data if isinstance(error.data, dict) else {}
-        if error.code == NOT_SENT:
+        ours = data.get("made_by") == OURS  # else it is the server that says so: an answer
+        if ours and error.code == NOT_SENT:
             if "retry_after_s" not in data:
                 self.broken.set()
             after_s = bounded(data.get("retry_after_s"), LONGEST_RETRY_AFTER_S)
             return NotSent(error.message, retry_after_s=after_s)
-        if error.code == types.INVALID_REQUEST and error.message == "Session terminated":
-            self.broken.set()
-            return NotSent("it has forgotten our session")
-        if error.code in (LOST, types.CONNECTION_CLOSED):
+        if (ours and error.code == LOST) or error.code == types.CONNECTION_CLOSED:
             self.broken.set()
             return OutcomeOpen("the connection was lost")
         return Declined(f"{error.message[:500]} (code {error.code})")
