@@ -27,9 +27,10 @@ class FrozenLink:
 
     def __init__(self) -> None:
         self.broken = asyncio.Event()
+        self.listed: list[dict[str, Any]] = []
 
     async def tools(self) -> list[dict[str, Any]]:
-        return []
+        return self.listed
 
     async def watch(self, changed: Callable[[], None]) -> None:
         pass
@@ -89,5 +90,31 @@ async def test_why_a_server_is_down_is_for_the_operator_and_not_for_callers(
         assert "hush" not in str(refused.value)
         assert server.last_error == "its last words: hush"
         assert "hush" in caplog.text
+    finally:
+        await server.stop()
+
+
+async def test_a_change_of_tools_is_said_to_reach_the_conversations_that_it_reaches(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    link, changes = FrozenLink(), []
+
+    @asynccontextmanager
+    async def open_link(changed: Callable[[], None]) -> AsyncIterator[Any]:
+        changes.append(changed)
+        yield link
+
+    caplog.set_level("INFO", "warmloop.mcp")
+    config = McpServerConfig.model_validate({"command": "x"})
+    server = McpServer("docs", config, open_link, ListingFile(tmp_path / "docs.json"))
+    server.start()
+    try:
+        before = await server.listed(20)
+        link.listed = [{"name": "find", "inputSchema": {"type": "object"}}]
+        changes[0]()
+        async with asyncio.timeout(20):
+            while server.listing == before:  # noqa: ASYNC110 another task's doing has no event
+                await asyncio.sleep(0.01)
+        assert "new conversations get them, running ones keep theirs" in caplog.text
     finally:
         await server.stop()
