@@ -108,7 +108,9 @@ def decided(state: State, event: ApprovalDecided) -> None:
     run = state.run
     if run is None or (open_call := state.waiting.pop(event.call_id, None)) is None:
         return
-    if state.history and isinstance(accepted := state.history[-1], ResponseAccepted):
+    accepted = state.history[-1] if state.history else None
+    # Only this response's own: an earlier one, which decided other calls, may stand before it.
+    if isinstance(accepted, ResponseAccepted) and accepted.response_id == run.response_id:
         state.history.pop()
         run.held = accepted
     open_call.approval = "approved" if event.approve else "denied"

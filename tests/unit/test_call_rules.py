@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
+
 from orchestrator.events import (
     AnyEvent,
     ApprovalDecided,
@@ -215,6 +217,20 @@ def test_with_one_of_two_decided_the_model_waits_for_the_other() -> None:
     feed(state, ResponseFinished("r2", 6.0, "completed"))
     feed(state, *decides(1))
     assert step(state, now=7.0) == RunTools(1, [StartCall(call(1, "buy"), 1)])
+
+
+def test_what_was_said_with_the_last_of_several_decisions_reaches_the_model() -> None:
+    state = after(asks(0), asks(1), asks(2), ENDED, names=("buy", "buy", "buy"))
+    feed(state, *decides(0), begun(0), done(0), ResponseFinished("r2", 6.0, "completed"))
+    first, *rest = decides(1, 2, say="and hurry")
+    assert isinstance(first, ResponseAccepted)
+    feed(state, msgspec.structs.replace(first, response_id="r3"), *rest)
+    feed(state, begun(1), done(1), begun(2), done(2))
+    prompt = Prompt(b"", {}, reply_tool=False)
+    prompt.extend(state.history)
+    messages = json.loads(b"[" + prompt.messages + b"]")
+    assert [each["role"] for each in messages] == ["user", "assistant", *["tool"] * 3, "user"]
+    assert messages[-1]["content"] == "and hurry"
 
 
 def test_a_decision_on_what_does_not_wait_changes_nothing() -> None:
