@@ -107,11 +107,12 @@ class Children:
             raise ToolError("too_deep", f"agents ask each other {MAX_DEPTH} deep at most")
         ids = ids_of(context.key)
         number, cost = 0, 0.0
+        approved = context.approved
         if await self._journal.find_response(ids.response(0)) is None:
             said = {"type": "input_text", "text": task}
             message = {"type": "message", "role": "user", "content": [said]}
             await self._begin(agent, ids.response(0), [message], context, history)
-        approved = context.approved
+            approved = False  # the word was for this, not for what the child will ask
         while True:
             answer = await self._end_of(ids, number)
             cost += answer["warmloop"]["totals"]["cost_usd"]

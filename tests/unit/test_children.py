@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,7 +39,13 @@ ASKS = calls(("helper", {"task": "count the bells"}))
 class Office:
     """A boss that asks a helper."""
 
-    def __init__(self, boss: Callable[[int], list[Scripted]], helper: list[list[Scripted]]) -> None:
+    def __init__(
+        self,
+        boss: Callable[[int], list[Scripted]],
+        helper: list[list[Scripted]],
+        *,
+        allow_helper: bool = True,
+    ) -> None:
         self.boss, self.helper = boss, iter(helper)
         self.turns: dict[str, list[ModelTurn]] = {"boss": [], "helper": []}
         self.journal = MemoryJournal()
@@ -55,8 +62,9 @@ class Office:
             "boss": AgentConfig(reply_tool=False, tools=("agent:helper",)),
             "helper": AgentConfig(reply_tool=False, description="Counts things."),
         }
-        tools = {"boss": agent_tools("boss", configs["boss"], configs), "helper": []}
-        tools["helper"] = [from_function(sell)]
+        (helping,) = agent_tools("boss", configs["boss"], configs)
+        helping = replace(helping, requires_approval=not allow_helper)
+        tools = {"boss": [helping], "helper": [from_function(sell)]}
         self.agents = Agents([resolve(n, c, tools[n]) for n, c in configs.items()])
         self.model = ScriptedModel(self.play)
 
@@ -157,6 +165,26 @@ async def test_a_child_that_waits_for_a_person_makes_its_caller_ask_and_go_on_af
         (asked,) = await office.waiting()
         assert office.sold == []
         await office.ask(worker, decides(asked), response_id="r2")
+        await worker.run("c")
+    assert office.sold == ["bell"]
+    (result,) = await office.results()
+    assert result.output == "sold it"
+
+
+async def test_who_allows_a_child_to_begin_has_not_allowed_what_it_asks_for() -> None:
+    office = Office(
+        asks_once, [calls(("sell", {"item": "bell"})), says("sold it")], allow_helper=False
+    )
+    async with office.open() as worker:
+        await office.ask(worker)
+        await worker.run("c")
+        (asked,) = await office.waiting()
+        assert office.turns["helper"] == []
+        await office.ask(worker, decides(asked), response_id="r2")
+        await worker.run("c")
+        assert office.sold == []
+        (asked,) = await office.waiting()
+        await office.ask(worker, decides(asked), response_id="r3")
         await worker.run("c")
     assert office.sold == ["bell"]
     (result,) = await office.results()
