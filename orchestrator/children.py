@@ -113,18 +113,20 @@ class Children:
             message = {"type": "message", "role": "user", "content": [said]}
             await self._begin(agent, ids.response(0), [message], context, history)
             approved = False  # the word was for this, not for what the child will ask
+        waiting: list[Item] = []  # each later response decides on the oldest
         while True:
             answer = await self._end_of(ids, number)
             cost += answer["warmloop"]["totals"]["cost_usd"]
-            asked = [item for item in answer["output"] if item["type"] == REQUEST]
-            if not asked:
+            waiting += (item for item in answer["output"] if item["type"] == REQUEST)
+            if not waiting or answer["status"] != "completed":
                 return _output(answer, cost)
             number += 1
+            asked = waiting.pop(0)
             if await self._journal.find_response(ids.response(number)) is None:
                 if not approved:
-                    return NeedsPerson(asked[0]["name"], asked[0]["arguments"])
+                    return NeedsPerson(asked["name"], asked["arguments"])
                 approved = False  # a word for one question
-                decision = {"type": DECISION, "approval_request_id": asked[0]["id"]}
+                decision = {"type": DECISION, "approval_request_id": asked["id"]}
                 item = {**decision, "approve": True}
                 await self._begin(agent, ids.response(number), [item], context)
 

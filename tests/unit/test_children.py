@@ -191,6 +191,24 @@ async def test_who_allows_a_child_to_begin_has_not_allowed_what_it_asks_for() ->
     assert result.output == "sold it"
 
 
+async def test_all_that_a_child_waits_for_is_passed_up_one_after_the_other() -> None:
+    both = calls(("sell", {"item": "bell"}), ("sell", {"item": "book"}))
+    office = Office(asks_once, [both, says("sold both")])
+    async with office.open() as worker:
+        await office.ask(worker)
+        await worker.run("c")
+        (asked,) = await office.waiting()
+        await office.ask(worker, decides(asked), response_id="r2")
+        await worker.run("c")
+        assert office.sold == ["bell"]
+        (asked,) = await office.waiting()
+        await office.ask(worker, decides(asked), response_id="r3")
+        await worker.run("c")
+    assert office.sold == ["bell", "book"]
+    (result,) = await office.results()
+    assert result.output == "sold both"
+
+
 async def test_an_agent_that_fails_is_told_so_with_what_it_had() -> None:
     office = Office(asks_once, [[*says("tw")[:2], *calls(finish="length")[1:]]])
     async with office.open() as worker:
