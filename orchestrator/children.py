@@ -33,7 +33,7 @@ from orchestrator.tools import (
     schema_check,
 )
 from serving.config import AgentConfig
-from serving.errors import ConfigError, NotFound, Unavailable
+from serving.errors import ConfigError, Conflict, NotFound, Unavailable
 from serving.sections import nearest
 from serving.tool_settings import ToolSettings
 
@@ -101,7 +101,19 @@ class Children:
     async def ask(
         self, agent: str, task: str, context: ToolContext, history: Sequence[Item]
     ) -> ToolOutput | NeedsPerson:
-        """The child's answer. Raises ToolError, transient when it could not be begun."""
+        """The child's answer. Raises ToolError, transient when it could not be begun or read."""
+        try:
+            return await self._ask(agent, task, context, history)
+        except Conflict as error:
+            if error.code != "conversation_locked":
+                raise
+            raise ToolError("agent_unavailable", str(error), transient=True) from error
+        except (Unavailable, JournalFull) as error:
+            raise ToolError("agent_unavailable", str(error), transient=True) from error
+
+    async def _ask(
+        self, agent: str, task: str, context: ToolContext, history: Sequence[Item]
+    ) -> ToolOutput | NeedsPerson:
         depth = context.depth + 1
         if depth > MAX_DEPTH:
             raise ToolError("too_deep", f"agents ask each other {MAX_DEPTH} deep at most")
@@ -160,10 +172,7 @@ class Children:
         start = ConversationStarted(self._key_of(agent), context.at, context.tenant)
         conversation, parent = ids_of(context.key).conversation, context.conversation
         imported = HistoryImported(parent, context.response_id, list(history)) if history else None
-        try:
-            await self._runs.accept(conversation, accepted, start=start, imported=imported)
-        except (Unavailable, JournalFull) as error:
-            raise ToolError("agent_unavailable", str(error), transient=True) from error
+        await self._runs.accept(conversation, accepted, start=start, imported=imported)
 
     async def _end_of(self, ids: Ids, number: int) -> dict[str, Any]:
         ref = await self._journal.find_response(ids.response(number))

@@ -23,6 +23,7 @@ from orchestrator.events import (
     ToolResult,
 )
 from orchestrator.function_tools import from_function
+from orchestrator.journal import JournalFull
 from orchestrator.journal_memory import MemoryJournal
 from orchestrator.machine import fold_all
 from orchestrator.model import ModelTurn
@@ -207,6 +208,51 @@ async def test_all_that_a_child_waits_for_is_passed_up_one_after_the_other() -> 
     assert office.sold == ["bell", "book"]
     (result,) = await office.results()
     assert result.output == "sold both"
+
+
+@pytest.mark.parametrize("method", ["read", "find_response"])
+async def test_a_journal_that_fails_for_a_moment_costs_no_answer(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    office = Office(asks_once, [says("two")])
+    works, calls_left = getattr(office.journal, method), 1
+
+    async def fails_once(*given: Any) -> Any:
+        nonlocal calls_left
+        if office.helping.is_set() == (method == "read") and calls_left:
+            calls_left -= 1
+            raise JournalFull("the database is down")
+        return await works(*given)
+
+    async with office.open() as worker:
+        monkeypatch.setattr(office.journal, method, fails_once)
+        await office.ask(worker)
+        await worker.run("c")
+    assert calls_left == 0
+    (result,) = await office.results()
+    assert result.output == "two"
+
+
+async def test_a_child_that_somebody_else_holds_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    office = Office(asks_once, [says("two")])
+    async with office.open() as worker:
+        lease = await office.journal.lease(CHILD.conversation, "another", 60.0)
+        assert lease is not None
+        works = office.journal.lease
+
+        async def held_once(*given: Any) -> Any:
+            found = await works(*given)
+            if found is None:
+                await office.journal.release(lease)
+            return found
+
+        monkeypatch.setattr(office.journal, "lease", held_once)
+        await office.ask(worker)
+        await worker.run("c")
+    (result,) = await office.results()
+    assert result.output == "two"
 
 
 async def test_an_agent_that_fails_is_told_so_with_what_it_had() -> None:
