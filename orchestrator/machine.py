@@ -18,6 +18,7 @@ The values are in `state.py`, what concerns model turns in `turn_rules.py`, call
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -54,6 +55,8 @@ from orchestrator.mcp_offer import shared
 from orchestrator.state import ALONE, IDLE, Around, Finish, Run, State, Step, ToolKind
 from serving.config import AgentLimits
 
+_STEP_OF_CALL = re.compile(r"call_([0-9]{1,9})_")
+
 
 def fold_all(recorded: Iterable[Recorded], state: State | None = None) -> State:
     """The state after these events, from the log's beginning or on top of `state`."""
@@ -80,8 +83,10 @@ def _started(state: State, event: ConversationStarted) -> None:
 
 def _imported(state: State, event: HistoryImported) -> None:
     state.history.append(event)
-    # Ids of calls hold the step's number: go on above those that the imported calls can have.
-    state.step += sum(item.get("type") == "function_call" for item in event.items)
+    # Ids of calls hold the step's number: go on above those that the imported calls have.
+    ids = [item.get("call_id", "") for item in event.items if item.get("type") == "function_call"]
+    steps = (int(found[1]) for each in ids if (found := _STEP_OF_CALL.match(each)))
+    state.step = max([state.step + len(ids), *steps])
 
 
 def _replaced(state: State, event: HistoryReplaced) -> None:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import msgspec
+import pytest
 
 from orchestrator.events import (
     AnyEvent,
@@ -14,6 +15,7 @@ from orchestrator.events import (
     Call,
     CallReady,
     ConversationStarted,
+    HistoryImported,
     ModelIntent,
     ModelResult,
     OutputDelta,
@@ -267,6 +269,29 @@ def test_folding_in_two_parts_is_folding_at_once_with_approvals_too() -> None:
     whole = fold_all(recorded)
     for cut in range(len(log)):
         assert fold_all(recorded[cut:], fold_all(recorded[:cut])) == whole
+
+
+# -- forks --
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (["call_3_0"], 4),
+        (["call_3_0", "call_12_1_2"], 13),
+        (["call_x", "call_9", "abc", f"call_{'9' * 30}_0"], 5),
+    ],
+)
+def test_a_fork_s_calls_get_other_ids_than_those_that_it_began_with(
+    ids: list[str], expected: int
+) -> None:
+    items = [
+        {"type": "function_call", "call_id": each, "name": "look", "arguments": "{}"}
+        for each in ids
+    ]
+    started, accepted = BEGUN
+    state = feed(State(), started, HistoryImported("c", "r", items), accepted)
+    assert step(state) == CallModel(expected, 1)
 
 
 # -- calls that begin while their turn is written --
