@@ -58,6 +58,11 @@ UNKNOWN = error_text(
     "the process ended while this call ran; whether it took effect is unknown, and it was not run "
     "again. Check before you repeat it",
 )
+CUT = error_text(
+    "outcome_unknown",
+    "the response ended while this call ran; whether it took effect is unknown. Check before you "
+    "repeat it",
+)
 DECISION = "mcp_approval_response"
 
 
@@ -158,6 +163,21 @@ def show_results(state: State, run: Run, *, keep_open: bool = False) -> None:
     unsaid, run.unsaid = run.unsaid, []
     for notice in unsaid if not state.waiting else ():
         show_notice(state, run, notice)
+
+
+def cut(state: State, now: float, kinds: Mapping[str, ToolKind]) -> list[ToolResult]:
+    """What is to be told, when the response ends now, of calls that may have taken effect."""
+    run = state.run
+    return [
+        ToolResult(state.step, call_id, now, CUT, "outcome_unknown")
+        for call_id, open_call in (run.calls.items() if run else ())
+        if _in_doubt(open_call) and kinds.get(open_call.call.name) != "pure"
+    ]
+
+
+def _in_doubt(open_call: OpenCall) -> bool:
+    begun = open_call.attempts > 0 and open_call.result is None
+    return begun and open_call.timer is None and open_call.failed is None
 
 
 def show_notice(state: State, run: Run, notice: Notice) -> None:

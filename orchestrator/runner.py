@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 
-from orchestrator import budgets
+from orchestrator import budgets, call_rules
 from orchestrator.agents import Agent
 from orchestrator.calls_ahead import CallsAhead
 from orchestrator.clock import Timer, sleep
@@ -196,6 +196,9 @@ class Runner:
         await self._tools.end()
         self._tools.abandon()
         now = self._clock.now()
+        if step.status != "completed":  # then all that is open waits for somebody, and stays so
+            for told in call_rules.cut(self.state, now, self.agent.tools.kinds):
+                self._book.emit(told)
         self._book.emit(
             ResponseFinished(run.response_id, now, step.status, step.code, step.message)
         )

@@ -24,6 +24,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
+from orchestrator import call_rules
 from orchestrator.acceptance import Acceptance, Admission
 from orchestrator.agents import Agents
 from orchestrator.children import Children
@@ -349,10 +350,11 @@ class Worker:
             recorded = await self._journal.read(claim.conversation)
             state = fold_all(recorded)
             if state.run is not None and claim.lease is not None:
-                event = ResponseFinished(
-                    state.run.response_id, self._clock.now(), "failed", code, message
-                )
-                await self._journal.append(claim.lease, [event])
+                now = self._clock.now()
+                kinds = claim.runner.agent.tools.kinds if claim.runner is not None else {}
+                ended = ResponseFinished(state.run.response_id, now, "failed", code, message)
+                told = call_rules.cut(state, now, kinds)
+                await self._journal.append(claim.lease, [*told, ended])
         except (Fenced, JournalFull) as error:
             log.error("%s: left unfinished: %s", claim.conversation, error)
         except Exception:

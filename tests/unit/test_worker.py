@@ -43,6 +43,7 @@ from orchestrator.model_scripted import (
     replies,
     says,
 )
+from orchestrator.tool_runner import ToolRunner
 from orchestrator.tools import tool
 from orchestrator.worker import Worker
 from serving.config import AgentConfig, Prices
@@ -71,7 +72,13 @@ class Shop:
             await self.gate.wait()
             return f"waited {n}"
 
-        self.tools = [from_function(buy), from_function(wait)]
+        async def pay(item: str) -> str:
+            """Pay, once the gate is open."""
+            self.started.set()
+            await self.gate.wait()
+            return f"paid {item}"
+
+        self.tools = [from_function(buy), from_function(wait), from_function(pay)]
 
 
 class Flaky(MemoryJournal):
@@ -392,6 +399,31 @@ async def test_a_conversation_goes_on_after_a_cancelled_tool() -> None:
         await desk.ask("r2")
         assert (await desk.ended()).status == "completed"
         assert "not run: the response ended" in desk.model.turns[-1].body.decode()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "out of time", "broken"])
+async def test_a_call_that_was_cut_may_have_taken_effect_and_later_prompts_say_so(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = in_order(calls(("pay", {"item": "tea"})), says("fine"))
+    async with Desk(script, limits={"max_seconds": 60}) as desk:
+        if how == "broken":
+            monkeypatch.setattr(ToolRunner, "_ended", None)
+        await desk.ask()
+        await desk.shop.started.wait()
+        if how == "cancelled":
+            await desk.worker.cancel("r")
+        elif how == "out of time":
+            desk.clock.advance(60)
+        else:
+            desk.shop.gate.set()
+        assert (await desk.ended()).status != "completed"
+        assert [each.outcome for each in await desk.found(ToolResult)] == ["outcome_unknown"]
+        await desk.ask("r2")
+        await desk.ended()
+        prompt = desk.model.turns[-1].body.decode()
+        assert "whether it took effect is unknown" in prompt
+        assert "not run" not in prompt
 
 
 async def test_cancelling_what_does_not_exist_is_not_found() -> None:
