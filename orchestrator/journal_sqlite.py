@@ -76,12 +76,14 @@ FIND_IDEMPOTENT = f"{_REF} ON c.id = r.conversation WHERE r.idempotency_key = ?"
 # What a dead process left behind, and what has waited long enough.
 DUE = f"""
 {_REF} ON c.id = r.conversation
-WHERE r.finished = 0 AND r.wake_at <= ?1 AND (c.owner = '' OR c.expires_at <= ?1)
+WHERE r.finished = 0 AND r.purged = 0 AND r.wake_at <= ?1 AND (c.owner = '' OR c.expires_at <= ?1)
 ORDER BY r.wake_at, r.id LIMIT ?2
 """
 
 # When the next one has waited long enough.
-NEXT_WAKE = "SELECT min(wake_at) FROM responses WHERE finished = 0 AND wake_at > ?"
+NEXT_WAKE = """
+SELECT min(wake_at) FROM responses WHERE finished = 0 AND purged = 0 AND wake_at > ?
+"""
 
 # Responses that were not to be stored, some time after their end.
 UNSTORED = f"""

@@ -150,12 +150,14 @@ FIND_IDEMPOTENT = f"{_REF} ON c.id = r.conversation WHERE r.idempotency_key = $1
 # What a dead process left behind, and what has waited long enough.
 DUE = f"""
 {_REF} ON c.id = r.conversation
-WHERE NOT r.finished AND r.wake_at <= $1 AND (c.owner = '' OR c.expires_at <= $1)
+WHERE NOT r.finished AND NOT r.purged AND r.wake_at <= $1 AND (c.owner = '' OR c.expires_at <= $1)
 ORDER BY r.wake_at, r.id LIMIT $2
 """
 
 # When the next one has waited long enough.
-NEXT_WAKE = "SELECT min(wake_at) FROM responses WHERE NOT finished AND wake_at > $1"
+NEXT_WAKE = """
+SELECT min(wake_at) FROM responses WHERE NOT finished AND NOT purged AND wake_at > $1
+"""
 
 # Responses that were not to be stored, some time after their end.
 UNSTORED = f"""

@@ -208,11 +208,13 @@ class Worker:
         if ref is None:
             raise NotFound(f"response_id: no response {response_id!r}", param="response_id")
         self.submit(ref.conversation)
-        if claim := self._claims.get(ref.conversation):
+        while claim := self._claims.get(ref.conversation):
             claim.cancel_id = response_id
             if claim.runner is not None:
                 claim.runner.cancel(response_id)
             await asyncio.shield(claim.done)
+            if not _left_open(claim):
+                break
         return ref
 
     async def purge_response(self, response_id: str) -> ResponseRef:
@@ -390,9 +392,17 @@ class Worker:
         finally:
             self._claims.drop(claim)
             if claim.again and not self._stopping:
-                self._begin(self._claims.take(conversation))
+                following = self._claims.take(conversation)
+                if _left_open(claim):
+                    following.cancel_id = claim.cancel_id  # it came when nobody looked any more
+                self._begin(following)
             if not claim.done.done():
                 claim.done.set_result(None)
+
+
+def _left_open(claim: Claim) -> bool:
+    """Did a run come to its end here before its response did, and does another claim follow?"""
+    return claim.again and claim.runner is not None and not claim.runner.is_idle
 
 
 def _look_at(future: asyncio.Future[Admission]) -> None:

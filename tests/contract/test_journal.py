@@ -291,6 +291,15 @@ async def test_a_purge_leaves_tombstones_in_their_places_and_nothing_to_be_found
     assert await journal.append(lease, [intent(2)]) == 5
 
 
+async def test_what_was_purged_is_never_due(journal: Journal, clock: FakeClock) -> None:
+    lease = await leased(journal)
+    await journal.append(lease, [accepted()])
+    await journal.purge(lease, [tombstone(1)], ["resp_1"], whole=True)
+    await journal.release(lease, wake_at=clock.now() + 1)
+    assert await journal.next_wake(clock.now()) is None
+    assert await journal.due(clock.now() + 1, 9) == []
+
+
 async def test_a_purge_needs_the_lease(journal: Journal, clock: FakeClock) -> None:
     zombie = await leased(journal, owner="a")
     await journal.append(zombie, [accepted()])

@@ -683,6 +683,26 @@ async def test_a_parked_run_is_cancelled_at_once() -> None:
         assert (await desk.found(ResponseFinished))[-1].status == "cancelled"
 
 
+async def test_a_cancel_that_comes_while_a_run_parks_is_not_lost() -> None:
+    async with Desk(in_order([BROKEN]), park_s=0.2) as desk:
+        letting_go, go = asyncio.Event(), asyncio.Event()
+        release = desk.journal.release
+
+        async def slow(lease: Lease, *, wake_at: float = 0.0) -> None:
+            letting_go.set()
+            await go.wait()
+            await release(lease, wake_at=wake_at)
+
+        desk.journal.release = slow  # type: ignore[method-assign]
+        await desk.ask()
+        await letting_go.wait()
+        cancelling = asyncio.create_task(desk.worker.cancel("r"))
+        await desk.until(lambda: desk.worker._claims.get("c").again)  # type: ignore[union-attr]
+        go.set()
+        await cancelling
+        assert [each.status for each in await desk.found(ResponseFinished)] == ["cancelled"]
+
+
 async def test_a_parked_run_wakes_for_its_deadline() -> None:
     limits = {"max_seconds": 0.21}
     async with Desk(in_order([BROKEN]), park_s=0.2, limits=limits) as desk:
