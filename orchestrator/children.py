@@ -179,8 +179,11 @@ class Children:
         if ref is None:
             raise ToolError("agent_gone", "the agent's response is no longer there")
         projection = Projection(ref.response_id, ref.conversation)
-        async for _ in follow(self._journal, ref, projection):
-            pass
+        try:
+            async for _ in follow(self._journal, ref, projection):
+                pass
+        except NotFound as gone:
+            raise ToolError("agent_gone", "the agent's response was deleted") from gone
         return projection.response()
 
 

@@ -16,11 +16,14 @@ from typing import Any
 
 import msgspec
 
+from orchestrator.events import Purged, ResponseFinished
 from orchestrator.journal import Journal, JournalFull, ResponseRef
 from orchestrator.projection import Projection, StreamEvent
+from serving.errors import NotFound
 
 KEEP_ALIVE_S = 15.0
 """After so much silence a comment is sent, so that no proxy takes the stream for dead."""
+ENDED = ResponseFinished.__struct_config__.tag
 KEEP_ALIVE = b": keep-alive\n\n"
 
 _encoder = msgspec.json.Encoder()
@@ -31,7 +34,8 @@ async def follow(
 ) -> AsyncIterator[list[StreamEvent]]:
     """The streaming events as the log gives rise to them, to the response's end.
 
-    An empty list says that nothing has happened for KEEP_ALIVE_S.
+    An empty list says that nothing has happened for KEEP_ALIVE_S. Raises NotFound if the response
+    is deleted before its end was read.
     """
     after = ref.first_seq - 1
     while True:
@@ -41,6 +45,8 @@ async def follow(
                 yield emitted
             if projection.finished:
                 return
+            if isinstance(recorded.event, Purged) and recorded.event.of == ENDED:
+                raise NotFound(f"response {ref.response_id!r} was deleted", param="response_id")
         if not await journal.wait(ref.conversation, after, KEEP_ALIVE_S):
             yield []
 
@@ -77,15 +83,19 @@ async def sse(journal: Journal, ref: ResponseRef, starting_after: int) -> AsyncI
                 yield KEEP_ALIVE
     except JournalFull as error:
         # The run may well go on: the client can come back to it.
-        yield frame(
-            {
-                "type": "error",
-                "sequence_number": last + 1,
-                "code": "journal_unavailable",
-                "message": str(error),
-                "param": None,
-            }
-        )
+        yield frame(_error(last + 1, "journal_unavailable", str(error)))
+    except NotFound as gone:
+        yield frame(_error(last + 1, gone.code or "not_found", gone.message))
+
+
+def _error(number: int, code: str, message: str) -> StreamEvent:
+    return {
+        "type": "error",
+        "sequence_number": number,
+        "code": code,
+        "message": message,
+        "param": None,
+    }
 
 
 def frame(event: StreamEvent) -> bytes:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+
+import pytest
 
 from orchestrator import purge
 from orchestrator.events import (
@@ -22,7 +25,10 @@ from orchestrator.events import (
     encode,
 )
 from orchestrator.journal import Recorded
+from orchestrator.journal_memory import MemoryJournal
 from orchestrator.machine import fold_all
+from orchestrator.response_stream import at_end, sse
+from serving.errors import NotFound
 
 SECRET = "swordfish"
 
@@ -146,3 +152,21 @@ def test_purging_twice_changes_nothing() -> None:
     log = conversation()
     left = after(log, purge.whole(log))
     assert purge.whole(left).events == []
+
+
+async def test_a_reader_of_a_response_that_is_deleted_under_it_is_told_so() -> None:
+    journal = MemoryJournal()
+    lease = await journal.lease("c", "w", 10)
+    assert lease is not None
+    log = conversation(responses=1)
+    await journal.append(lease, [each.event for each in log])
+    ref = await journal.find_response("r1")
+    assert ref is not None
+    found = purge.whole(log)
+    await journal.purge(lease, found.events, found.responses, whole=True)
+    async with asyncio.timeout(5):
+        with pytest.raises(NotFound):
+            await at_end(journal, ref)
+        frames = [each async for each in sse(journal, ref, -1)]
+    assert len(frames) == 1
+    assert b'"code":"not_found"' in frames[0]
