@@ -22,7 +22,7 @@ from orchestrator.events import (
     ToolResult,
 )
 from orchestrator.journal import Recorded
-from orchestrator.prompt import NOT_RUN, compacted_text, notice_message
+from orchestrator.prompt import NOT_RUN, compacted_message, notice_message
 from orchestrator.state import Shown, replies
 from serving import reply
 
@@ -57,7 +57,8 @@ def _items(event: Shown, *, as_calls: bool) -> list[Item]:
             message = notice_message(event)
             return [_message(message["role"], message["content"])]
         case Compacted():
-            return [_message("system", compacted_text(event))]
+            message = compacted_message(event)
+            return [_message(message["role"], message["content"])]
 
 
 def _answer(result: ModelResult, *, as_calls: bool) -> list[Item]:

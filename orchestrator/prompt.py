@@ -135,8 +135,7 @@ def _messages_of_event(event: Shown, *, reply_tool: bool) -> list[Message]:
         case Notice():
             return [notice_message(event)]
         case Compacted():
-            # A model wrote the summary, of text that tools gave, too: it may not speak as we do.
-            return [{"role": "user" if event.text else "system", "content": compacted_text(event)}]
+            return [compacted_message(event)]
 
 
 def _answer(result: ModelResult) -> list[Message]:
@@ -176,11 +175,12 @@ def assistant_calls(calls: Sequence[Call], text: str) -> Message:
     }
 
 
-def compacted_text(event: Compacted) -> str:
+def compacted_message(event: Compacted) -> Message:
     """What stands in the place of turns that left the prompt."""
     if not event.text:
-        return LEFT
-    return f"{LEFT} A summary of them:\n{event.text}"
+        return {"role": "system", "content": LEFT}
+    # A model wrote the summary, of text that tools gave, too: it may not speak as we do.
+    return {"role": "user", "content": f"{LEFT} A summary of them:\n{event.text}"}
 
 
 def notice_message(notice: Notice) -> Message:

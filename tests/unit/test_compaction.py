@@ -17,6 +17,7 @@ from orchestrator.events import (
     Call,
     Compacted,
     ConversationStarted,
+    HistoryImported,
     ModelFailed,
     ModelIntent,
     ModelResult,
@@ -28,6 +29,7 @@ from orchestrator.events import (
     decode,
     encode,
 )
+from orchestrator.history import items_of
 from orchestrator.machine import fold, fold_all, next_step
 from orchestrator.prompt import LEFT, Prompt
 from orchestrator.state import Around, CallModel, Compact, Finish, State
@@ -345,3 +347,12 @@ def test_a_rewriting_is_one_event_and_before_and_after_it_prompts_only_grow(
     for event in [*log, rewriting, *more]:
         fold(again, decode(encode(event)))
     assert prompt_of(again).messages == before
+
+
+def test_a_fork_of_a_rewritten_conversation_has_the_same_bytes() -> None:
+    for summary in ("", "the bell was found"):
+        state = talk(3)
+        fold(state, Compacted(7, 9.0, 5, "summary", "priced", text=summary))
+        fork = State()
+        fold(fork, HistoryImported("c", "r2", items_of(state.history)))
+        assert prompt_of(fork).messages == prompt_of(state).messages
