@@ -24,6 +24,8 @@ MAX_PARKED = 256
 class Parked:
     state: State = field(default_factory=State)
     prompt: Prompt | None = None
+    token: int = 0
+    """Of the lease under which it was true."""
 
     def prompt_of(self, agent: Agent) -> Prompt:
         """The prompt as far as it was rendered, with the agent as it is now."""
@@ -44,12 +46,12 @@ class Parking:
     def __len__(self) -> int:
         return len(self._parked)
 
-    def keep(self, conversation: str, runner: Runner) -> None:
+    def keep(self, lease: Lease, runner: Runner) -> None:
         """Only what the log says may be kept: an idle state has nothing that is not stored."""
         if not runner.is_idle:
             return
-        self._parked[conversation] = Parked(runner.state, runner.prompt)
-        self._parked.move_to_end(conversation)
+        self._parked[lease.conversation] = Parked(runner.state, runner.prompt, lease.token)
+        self._parked.move_to_end(lease.conversation)
         if len(self._parked) > self._max_parked:
             self._parked.popitem(last=False)
 
@@ -57,8 +59,14 @@ class Parking:
         self._parked.pop(conversation, None)
 
     async def load(self, lease: Lease) -> Parked:
-        """The state as of now: the parked one, and what the log has beyond it."""
+        """The state as of now: the parked one, and what the log has beyond it.
+
+        A token further than one beyond the parked one's says that another process has held the
+        conversation meanwhile. It may have purged some of what was read: all is read again.
+        """
         parked = self._parked.pop(lease.conversation, None) or Parked()
+        if lease.token > parked.token + 1:
+            parked = Parked()
         if lease.token > 1:  # the first lease ever is on an empty log
             recorded = await self._journal.read(lease.conversation, parked.state.seq)
             fold_all(recorded, parked.state)

@@ -379,8 +379,8 @@ class Worker:
         runner = claim.runner
         if claim.at_end is not None:
             claim.at_end()
-        if runner is not None:
-            self._parking.keep(conversation, runner)
+        if runner is not None and claim.lease is not None:
+            self._parking.keep(claim.lease, runner)
         try:
             wake_at = runner.wake_at if runner is not None else 0.0
             await self._leases.release(claim, wake_at)
