@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from orchestrator import compaction, notices
 from orchestrator.budgets import Bounds
 from orchestrator.compaction import Decision, Facts
@@ -36,12 +38,25 @@ def compacted(state: State, event: Compacted) -> None:
     kept = state.history[place(state.history, event.keep_from) :]
     if run and not any(_is_request(each, run) for each in kept):
         # The task stays, however long the run is.
-        kept = [*(each for each in state.history if _is_request(each, run)), *kept]
+        kept = [*(_alone(each) for each in state.history if _is_request(each, run)), *kept]
     state.history = [event, *kept]
     if run:
         run.spent.cost_usd += event.cost_usd
         run.compacted_at = event.step
         run.failed = None
+
+
+def _alone(event: Shown) -> Shown:
+    """A request without outputs of calls that leave the prompt: no engine takes them so."""
+    if not isinstance(event, ResponseAccepted):
+        return event
+    made = {item.get("call_id") for item in event.input if item.get("type") == "function_call"}
+    left = [
+        item
+        for item in event.input
+        if item.get("type") != "function_call_output" or item.get("call_id") in made
+    ]
+    return event if left == event.input else msgspec.structs.replace(event, input=left)
 
 
 def _is_request(event: Shown, run: Run) -> bool:

@@ -356,3 +356,27 @@ def test_a_fork_of_a_rewritten_conversation_has_the_same_bytes() -> None:
         fork = State()
         fold(fork, HistoryImported("c", "r2", items_of(state.history)))
         assert prompt_of(fork).messages == prompt_of(state).messages
+
+
+def test_an_output_whose_call_leaves_the_prompt_leaves_with_it() -> None:
+    state = State()
+    fold(state, ConversationStarted("desk@1", 0.0))
+    tools = {"tools": [{"type": "function", "name": "weather"}]}
+    fold(state, ResponseAccepted("r1", 0.0, [{"role": "user", "content": "weather?"}], tools))
+    fold(state, ModelIntent(1, 1, 0.0))
+    fold(state, ModelResult(1, 1, 0.0, calls=[Call("call_1_0", "weather", "{}")]))
+    fold(state, ResponseFinished("r1", 0.0, "completed"))
+    brought = {"type": "function_call_output", "call_id": "call_1_0", "output": "sunny"}
+    asked = {"role": "user", "content": "and at sea?"}
+    fold(state, ResponseAccepted("r2", 0.0, [brought, asked], tools))
+    for n in range(2, 6):
+        call = Call(f"call_{n}_0", "search", str(n))
+        fold(state, ModelIntent(n, 1, 0.0))
+        fold(state, ModelResult(n, 1, 0.0, calls=[call]))
+        fold(state, ToolIntent(n, call.call_id, "key", 0.0))
+        fold(state, ToolResult(n, call.call_id, 0.0, "out"))
+    fold(state, Compacted(6, 0.0, 5, "window", "overflow"))
+    _, left, task, call_made, output = rendered(state)
+    assert left["content"] == LEFT
+    assert task == {"role": "user", "content": "and at sea?"}
+    assert call_made["tool_calls"][0]["id"] == output["tool_call_id"] == "call_5_0"
