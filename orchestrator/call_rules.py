@@ -131,6 +131,7 @@ def result(state: State, event: ToolResult) -> None:
         return
     open_call.result = event
     run.spent.cost_usd += event.cost_usd
+    state.total.cost_usd += event.cost_usd
     if run.phase != "tools":
         return  # the turn that makes the call is still being written
     run.unresolved -= 1

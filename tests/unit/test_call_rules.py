@@ -320,3 +320,4 @@ def test_a_tool_s_cost_counts_in_the_budget() -> None:
     state = after(begun(), ToolResult(1, "call_1_0", 0.8, "out", cost_usd=0.5))
     assert state.run is not None
     assert state.run.spent.cost_usd == 0.5
+    assert state.total.cost_usd == 0.5, "in the conversation's, too"

@@ -380,3 +380,9 @@ def test_an_output_whose_call_leaves_the_prompt_leaves_with_it() -> None:
     assert left["content"] == LEFT
     assert task == {"role": "user", "content": "and at sea?"}
     assert call_made["tool_calls"][0]["id"] == output["tool_call_id"] == "call_5_0"
+
+
+def test_a_summary_s_cost_counts_in_the_conversation_s_budget() -> None:
+    state = talk(3)
+    fold(state, Compacted(7, 9.0, 5, "summary", "priced", text="so far", cost_usd=0.5))
+    assert state.total.cost_usd == 0.5
