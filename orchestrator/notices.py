@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import cast
 
 from orchestrator.budgets import Bounds, Cap
-from orchestrator.events import Item, LimitKind, LimitReached, Notice, ResponseAccepted
+from orchestrator.events import Item, LimitKind, LimitReached, ModelResult, Notice, ResponseAccepted
 from orchestrator.state import Run, State
 from serving.config import AgentLimits
 
@@ -97,7 +97,19 @@ def before_turn(state: State, run: Run, bounds: Bounds) -> list[Notice]:
     if every and spent.turns and spent.turns % every == 0:
         text = DRIFT.format(turns=spent.turns, task=task(state))
         told.append(Notice(step, "drift", text, now, value=spent.turns, limit=every))
-    return told
+    said = _since_turn(state)
+    return [notice for notice in told if name(notice) not in said]
+
+
+def _since_turn(state: State) -> set[str]:
+    """Names of what was said since the newest turn: its answer did not come, and it stands."""
+    said: set[str] = set()
+    for event in reversed(state.history):
+        if isinstance(event, ModelResult):
+            break
+        if isinstance(event, Notice):
+            said.add(name(event))
+    return said
 
 
 def refusal(

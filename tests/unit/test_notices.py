@@ -10,7 +10,9 @@ from orchestrator.agents import resolve
 from orchestrator.events import (
     AnyEvent,
     Call,
+    Compacted,
     ConversationStarted,
+    ModelFailed,
     ModelIntent,
     ModelResult,
     Notice,
@@ -266,3 +268,24 @@ def test_notices_are_part_of_the_prompt_from_then_on() -> None:
     messages = json.loads(b"[" + prompt.messages + b"]")
     said = [m["role"] for m in messages if str(m["content"]).startswith("Notice:")]
     assert said == ["user", "system"]
+
+
+def test_what_was_said_before_a_refused_turn_is_not_said_again_after_the_rewriting() -> None:
+    loop = Loop(lambda step, state: [("search", "{}")])
+    loop.emit(ResponseAccepted("r", 0.0, [{"role": "user", "content": "go"}]))
+    limits = AgentLimits(remind_every=2)
+    for step in (1, 2):
+        call = Call(f"call_{step}_0", "search", "{}")
+        loop.emit(ModelIntent(step, 1, 0.0))
+        loop.emit(ModelResult(step, 1, 0.0, calls=[call]))
+        loop.emit(ToolIntent(step, call.call_id, "key", 0.0))
+        loop.emit(ToolResult(step, call.call_id, 0.0, "out"))
+    asked = next_step(loop.state, limits, {}, 1.0)
+    assert isinstance(asked, CallModel)
+    assert [each.kind for each in asked.notices] == ["same_call", "drift"]
+    for notice in asked.notices:
+        loop.emit(notice)
+    loop.emit(ModelIntent(3, 1, 1.0))
+    loop.emit(ModelFailed(3, 1, 1.0, "too long", "context_length_exceeded"))
+    loop.emit(Compacted(4, 1.0, 2, "window", "refused"))
+    assert next_step(loop.state, limits, {}, 1.0) == CallModel(4, 1)
