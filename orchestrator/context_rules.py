@@ -19,6 +19,7 @@ from orchestrator.budgets import Bounds
 from orchestrator.compaction import Decision, Facts
 from orchestrator.events import (
     Compacted,
+    HistoryImported,
     LimitReached,
     ModelResult,
     Notice,
@@ -141,7 +142,7 @@ def compact(state: State, now: float, around: Around, why: str) -> Compact | Non
         keep_from = max(keep_from, state.step - 1)  # there is no room for more
     cut = place(state.history, keep_from)
     replaced = state.history[:cut]
-    if not any(isinstance(each, ModelResult) for each in replaced):
+    if not _may_leave(replaced, state.history[cut:], why, context.keep_turns):
         return None
     decision, facts = weigh(state, cut, now, around)
     if why == "priced" and not decision.worth_it:
@@ -161,6 +162,16 @@ def compact(state: State, now: float, around: Around, why: str) -> Compact | Non
         ),
         replaced,
     )
+
+
+def _may_leave(replaced: Sequence[Shown], kept: Sequence[Shown], why: str, keep_turns: int) -> bool:
+    """Is there a turn in what would leave? An import is turns in one piece: for a price it leaves
+    only when as many newer turns stay as are to be kept."""
+    if any(isinstance(each, ModelResult) for each in replaced):
+        return True
+    if not any(isinstance(each, HistoryImported) for each in replaced):
+        return False
+    return why != "priced" or sum(isinstance(e, ModelResult) for e in kept) >= keep_turns
 
 
 def weigh(state: State, cut: int, now: float, around: Around) -> tuple[Decision, Facts]:

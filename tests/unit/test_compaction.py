@@ -386,3 +386,37 @@ def test_a_summary_s_cost_counts_in_the_conversation_s_budget() -> None:
     state = talk(3)
     fold(state, Compacted(7, 9.0, 5, "summary", "priced", text="so far", cost_usd=0.5))
     assert state.total.cost_usd == 0.5
+
+
+def fork(turns: int) -> State:
+    """A conversation that begins with what another had, and has so many responses of its own."""
+    state = State()
+    fold(state, ConversationStarted("desk@1", 0.0))
+    old = [{"role": "user", "content": f"old {n} " + "x" * 900} for n in range(20)]
+    fold(state, HistoryImported("c", "r", old))
+    for n in range(turns):
+        for event in response(n, float(n), 9000):
+            fold(state, event)
+    return state
+
+
+@pytest.mark.parametrize("turns", [0, 3])
+def test_a_fork_is_shortened_when_it_must_be(turns: int) -> None:
+    state = fork(turns)
+    ask(state, 9.0, around())
+    refused(state, 9.0)
+    step = next_step(state, LIMITS, {}, 9.0, around=around())
+    assert isinstance(step, Compact)
+    assert any(isinstance(each, HistoryImported) for each in step.replaced)
+    fold(state, step.event)
+    messages = rendered(state)
+    assert messages[1]["content"] == LEFT
+    assert not any(str(each["content"]).startswith("old") for each in messages)
+    assert messages[-1]["content"] == "and now?"
+
+
+def test_what_a_fork_begins_with_does_not_leave_for_a_price_before_it_has_turns_to_keep() -> None:
+    assert isinstance(ask(fork(0), 9000.0, around()), CallModel)
+    step = ask(fork(1), 9000.0, around())
+    assert isinstance(step, Compact)
+    assert [type(each) for each in step.replaced] == [HistoryImported]
