@@ -9,7 +9,7 @@ import pytest
 from mcp import MCPError
 
 from orchestrator.mcp_failures import NotSent
-from orchestrator.mcp_http import NOT_SENT, Candid
+from orchestrator.mcp_http import NOT_SENT, OURS, Candid
 from orchestrator.mcp_link import Link
 
 
@@ -24,7 +24,7 @@ async def test_a_retry_after_is_a_number_of_seconds_or_nothing(
         return httpx2.Response(503, headers=[(b"retry-after", header.encode("latin-1"))])
 
     request = httpx2.Request("POST", "http://docs/mcp", json={})
-    response = await Candid(httpx2.MockTransport(busy)).handle_async_request(request)
+    response = await Candid(httpx2.MockTransport(busy), answer_s=1.0).handle_async_request(request)
     data = json.loads(await response.aread())["error"]["data"]
     assert data.get("retry_after_s") == seconds
 
@@ -37,6 +37,6 @@ def test_what_a_server_itself_says_is_taken_only_as_a_time(
     said: object, seconds: float | None
 ) -> None:
     link = object.__new__(Link)
-    failure = link._failure(MCPError(NOT_SENT, "busy", {"retry_after_s": said}))
+    failure = link._failure(MCPError(NOT_SENT, "busy", {"made_by": OURS, "retry_after_s": said}))
     assert isinstance(failure, NotSent)
     assert failure.retry_after_s == seconds
