@@ -102,7 +102,7 @@ class Purger:
         for ref in found.responses:
             done += await self._try(self.response(ref.response_id))
         for conversation in found.conversations:
-            done += await self._try(self._forget(conversation))
+            done += await self._try(self._forget(conversation, idle_before))
         return done
 
     async def keep(self) -> None:
@@ -146,10 +146,13 @@ class Purger:
             return False
         return True
 
-    async def _forget(self, conversation: str) -> None:
+    async def _forget(self, conversation: str, idle_before: float) -> None:
         """A conversation for which time is up; one that never got an event, too."""
 
         async def tombs(recorded: list[Recorded]) -> purge.Tombstones:
+            # Between the look and the lease somebody may have used it.
+            if any(getattr(each.event, "at", 0.0) > idle_before for each in recorded):
+                raise _in_use(conversation)
             return purge.whole(recorded)
 
         await self._replace(conversation, tombs, beside_a_run=False)

@@ -29,7 +29,7 @@ from orchestrator.events import (
     ToolResult,
 )
 from orchestrator.function_tools import from_function
-from orchestrator.journal import JournalFull, Lease, Recorded
+from orchestrator.journal import JournalFull, Lease, Purgeable, Recorded
 from orchestrator.journal_memory import MemoryJournal
 from orchestrator.machine import fold_all
 from orchestrator.model import Done, ModelError, ModelTurn, TextDelta
@@ -134,6 +134,7 @@ class Desk:
             lease_s=9,
             park_s=self.park_s,
             stop_grace_s=0.05,
+            retention_s=1000,
         )
 
     async def __aenter__(self) -> Desk:
@@ -711,6 +712,22 @@ async def test_a_parked_run_wakes_for_its_deadline() -> None:
         await desk.until(lambda: "ResponseFinished" in desk.journal.appends[-1][0])
         assert [each.kind for each in await desk.found(LimitReached)] == ["seconds"]
         assert len(desk.model.turns) == 1
+
+
+async def test_a_conversation_that_is_used_while_a_sweep_looks_is_kept() -> None:
+    async with Desk(in_order(says("one"))) as desk:
+
+        async def idle_till_now(**_: object) -> Purgeable:
+            return Purgeable([], ["c"])
+
+        desk.journal.purgeable = idle_till_now  # type: ignore[method-assign]
+        await desk.ask()
+        await desk.ended()
+        assert await desk.worker.sweep() == 0
+        assert await desk.journal.find_response("r") is not None
+        desk.clock.advance(1001)
+        await desk.worker.sweep()
+        assert await desk.journal.find_response("r") is None
 
 
 async def test_a_run_of_another_process_is_cancelled_through_that_process() -> None:
