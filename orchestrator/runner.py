@@ -194,7 +194,7 @@ class Runner:
         if step.limit is not None and run.limit is None:
             self._say(step.limit)
         await self._tools.end()
-        self._tools.abandon()
+        await self._tools.abandon()
         now = self._clock.now()
         if step.status != "completed":  # then all that is open waits for somebody, and stays so
             for told in call_rules.cut(self.state, now, self.agent.tools.kinds):

@@ -197,14 +197,23 @@ class ToolRunner:
         if tasks:
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def abandon(self) -> None:
-        """The response ends: calls of it that began and gave no result let go of what they hold."""
+    async def abandon(self) -> None:
+        """The response ends: calls of it that began and gave no result let go of what they hold.
+
+        Why it ends is stored first: whoever went on with it after a crash would otherwise take what
+        an abandoned call left for its result.
+        """
         run = self._book.state.run
+        letting_go = []
         for open_call in run.calls.values() if run else ():
             found = self._agent.tools.get(open_call.call.name)
             if run and found and found.abandon and open_call.attempts and not open_call.result:
                 context = self._context(run, open_call.call, open_call.attempts)
-                self._shared.spawn(found.abandon(context))
+                letting_go.append((found.abandon, context))
+        if letting_go:
+            await self._book.flush()
+        for abandon, context in letting_go:
+            self._shared.spawn(abandon(context))
 
     # -- one call --
 

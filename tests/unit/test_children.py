@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,13 +17,14 @@ from orchestrator.approvals import waiting_calls
 from orchestrator.children import agent_tools, ids_of
 from orchestrator.events import (
     AnyEvent,
+    CancelRequested,
     ConversationStarted,
     ResponseAccepted,
     ResponseFinished,
     ToolResult,
 )
 from orchestrator.function_tools import from_function
-from orchestrator.journal import JournalFull
+from orchestrator.journal import JournalFull, Lease, ResponseRef
 from orchestrator.journal_memory import MemoryJournal
 from orchestrator.machine import fold_all
 from orchestrator.model import ModelTurn
@@ -156,6 +157,36 @@ async def test_a_cancelled_caller_cancels_its_child() -> None:
     child = await office.log(CHILD.conversation)
     assert isinstance(child[-1], ResponseFinished)
     assert child[-1].status == "cancelled"
+
+
+async def test_a_child_is_cancelled_only_when_the_log_knows_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = asyncio.get_running_loop().create_future()
+    office = Office(asks_once, [[gate]])
+    known: list[bool] = []
+    cancel = Worker.cancel
+
+    async def noted(worker: Worker, response_id: str) -> ResponseRef:
+        if response_id != "r":
+            known.append(any(isinstance(each, CancelRequested) for each in await office.log()))
+        return await cancel(worker, response_id)
+
+    monkeypatch.setattr(Worker, "cancel", noted)
+    append = office.journal.append
+
+    async def slow(lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True) -> int:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return await append(lease, events, durable=durable)
+
+    office.journal.append = slow  # type: ignore[method-assign]
+    async with office.open() as worker:
+        await office.ask(worker)
+        await office.helping.wait()
+        await worker.cancel("r")
+        await worker.run(CHILD.conversation)
+    assert known == [True]
 
 
 async def test_a_child_that_waits_for_a_person_makes_its_caller_ask_and_go_on_after() -> None:
