@@ -205,7 +205,6 @@ async def test_nothing_that_was_purged_can_be_read_in_the_sqlite_files(
         running.clock.advance(2)
         await until(lambda: SECRET not in found_in(tmp_path), running.clock)
         assert "marigold" in found_in(tmp_path)
-        assert (tmp_path / "journal.db-wal").stat().st_size > 0  # it is used again
         await running.ask("later", "later", text="after the scrub")
     await journal.close()
     assert SECRET not in found_in(tmp_path)
