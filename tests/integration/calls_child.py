@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ from orchestrator.agents import Agents, resolve
 from orchestrator.approvals import waiting_calls
 from orchestrator.builtin_tools import built_in
 from orchestrator.children import agent_tools
-from orchestrator.events import AnyEvent, ConversationStarted, ResponseAccepted
+from orchestrator.events import ConversationStarted, ResponseAccepted
 from orchestrator.function_tools import from_function
-from orchestrator.journal import Lease
 from orchestrator.journal_sqlite import SqliteJournal
 from orchestrator.machine import fold_all
 from orchestrator.model import ArgumentsDelta, CallStart, ModelTurn
@@ -32,37 +30,15 @@ from orchestrator.model_scripted import ROUTED, Scripted, ScriptedModel, calls, 
 from orchestrator.tools import NOT_DONE, UNKNOWN, ToolContext, ToolError, tool
 from orchestrator.worker import Worker
 from serving.config import AgentConfig
+from tests.integration.killed import Announcing, Points, record
 
 folder = Path(sys.argv[1])
 scenario = sys.argv[2]
-stop = sys.argv[3] if len(sys.argv) > 3 else ""
+point = Points(sys.argv[3] if len(sys.argv) > 3 else "")
 
 
-async def point(name: str) -> None:
-    if stop and name.startswith(stop):
-        print("stopped", name, flush=True)
-        await asyncio.Event().wait()
-    print(name, flush=True)
-
-
-class Announcing(SqliteJournal):
-    """The real journal; says what it is about to store, and what is stored."""
-
-    async def append(
-        self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
-    ) -> int:
-        kinds = "+".join(type(event).__name__ for event in events)
-        await point(f"before {kinds}")
-        seq = await super().append(lease, events, durable=durable)
-        await point(f"after {kinds}")
-        return seq
-
-
-def record(**line: Any) -> None:
-    handle = os.open(folder / "ledger", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(handle, json.dumps({**line, "at": time.time()}).encode() + b"\n")
-    os.fsync(handle)
-    os.close(handle)
+def note(key: str) -> None:
+    record(folder / "ledger", key=key, at=time.time())
 
 
 def recorded(key: str) -> int:
@@ -73,7 +49,7 @@ def recorded(key: str) -> int:
 
 async def act(key: str) -> str:
     await point("tool started")
-    record(key=key)
+    note(key)
     await point("tool ran")
     return "acted"
 
@@ -93,7 +69,7 @@ async def pay(context: ToolContext) -> str:
 @tool(kind="idempotent")
 async def flaky(context: ToolContext) -> str:
     """Work the third time."""
-    record(key=context.key)
+    note(context.key)
     if context.attempt < 3:
         raise ToolError("busy", retry_after_ms=200, transient=True)
     return "acted"
@@ -160,7 +136,7 @@ async def main() -> None:
     agents = Agents(
         [resolve("main", configs["main"], own), resolve("helper", configs["helper"], functions)]
     )
-    journal = Announcing(folder / "journal.db")
+    journal = Announcing(folder / "journal.db", point)
     async with Worker(
         journal=journal, agents=agents, models=ScriptedModel(play), delta_batch_s=0.001, park_s=0.1
     ) as worker:

@@ -12,47 +12,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.agents import Agents, resolve
-from orchestrator.events import AnyEvent, ConversationStarted, ResponseAccepted
+from orchestrator.events import ConversationStarted, ResponseAccepted
 from orchestrator.function_tools import from_function
-from orchestrator.journal import Lease
-from orchestrator.journal_sqlite import SqliteJournal
 from orchestrator.model import Done, ModelTurn, TextDelta
 from orchestrator.model_scripted import ROUTED, Scripted, ScriptedModel, calls
 from orchestrator.tools import tool
 from orchestrator.worker import Worker
 from serving.config import AgentConfig, Prices
+from tests.integration.killed import Announcing, Points, record
 
 folder = Path(sys.argv[1])
-stop = sys.argv[2] if len(sys.argv) > 2 else ""
+point = Points(sys.argv[2] if len(sys.argv) > 2 else "")
 REQUESTS = 7
 TOKENS = 5000
-
-
-async def point(name: str) -> None:
-    if stop and name.startswith(stop):
-        print("stopped", name, flush=True)
-        await asyncio.Event().wait()
-    print(name, flush=True)
-
-
-class Announcing(SqliteJournal):
-    """The real journal; says what it is about to store, and what is stored."""
-
-    async def append(
-        self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
-    ) -> int:
-        kinds = "+".join(type(event).__name__ for event in events)
-        await point(f"before {kinds}")
-        seq = await super().append(lease, events, durable=durable)
-        await point(f"after {kinds}")
-        return seq
 
 
 @tool(kind="pure")
@@ -61,21 +39,14 @@ async def look(n: int) -> str:
     return f"seen {n} " + "x" * 300
 
 
-def record(turn: ModelTurn) -> None:
-    # The request id is RESPONSE-STEP-ATTEMPT.
-    line = {"turn": turn.request_id.rpartition("-")[0], "body": turn.body.decode()}
-    handle = os.open(folder / "prompts", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(handle, json.dumps(line).encode() + b"\n")
-    os.fsync(handle)
-    os.close(handle)
-
-
 def script(turn: ModelTurn) -> Iterator[Scripted]:
     if turn.turn_type == "summarise":
         return iter(
             [ROUTED, point("summary"), TextDelta("it was looked at"), Done("stop", 9, 0, 9)]
         )
-    record(turn)
+    # The request id is RESPONSE-STEP-ATTEMPT.
+    asked = turn.request_id.rpartition("-")[0]
+    record(folder / "prompts", turn=asked, body=turn.body.decode())
     last = json.loads(turn.body)["messages"][-1]
     if last["role"] == "user" and last["content"].startswith("request"):
         return iter([*calls(("look", {"n": int(last["content"].split()[1])}))[:-1], done()])
@@ -96,7 +67,7 @@ async def main() -> None:
         }
     )
     agents = Agents([resolve("looker", config, [from_function(look)])])
-    journal = Announcing(folder / "journal.db")
+    journal = Announcing(folder / "journal.db", point)
     async with Worker(
         journal=journal,
         agents=agents,

@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from orchestrator.agents import Agents, resolve
 from orchestrator.approvals import waiting_calls
-from orchestrator.events import AnyEvent, ConversationStarted, OutputDelta, ResponseAccepted
+from orchestrator.events import (
+    AnyEvent,
+    ConversationStarted,
+    OutputDelta,
+    ResponseAccepted,
+    ToolResult,
+)
 from orchestrator.function_tools import from_function
-from orchestrator.journal import Lease
 from orchestrator.journal_sqlite import SqliteJournal
 from orchestrator.machine import fold_all
 from orchestrator.model import ModelTurn, TextDelta
@@ -31,55 +34,32 @@ from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
 from orchestrator.tools import tool
 from orchestrator.worker import Worker
 from serving.config import AgentConfig, AgentLimits
+from tests.integration.killed import Announcing, Points, record
 
 folder = Path(sys.argv[1])
 turns = int(sys.argv[2])
-stop = sys.argv[3] if len(sys.argv) > 3 else ""
+point = Points(sys.argv[3] if len(sys.argv) > 3 else "")
 CONVERSATION, RESPONSE, KEY = "conv_1", "resp_1", "the-key"
 
-passed = 0
 streamed = asyncio.Event()
 first_result = asyncio.Event()
 
 
-async def point(name: str) -> None:
-    global passed  # noqa: PLW0603 - a script
-    passed += 1
-    if stop and (stop == str(passed) or (not stop.isdigit() and name.startswith(stop))):
-        print("stopped", name, flush=True)
-        await asyncio.Event().wait()
-    print(name, flush=True)
+class Watched(Announcing):
+    """Tells the script when what it waits for is in the journal."""
 
-
-class Announcing(SqliteJournal):
-    """The real journal; says what it is about to store, and what is stored."""
-
-    async def append(
-        self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
-    ) -> int:
-        kinds = "+".join(type(event).__name__ for event in events)
-        await point(f"before {kinds}")
-        seq = await super().append(lease, events, durable=durable)
+    def stored(self, events: Sequence[AnyEvent]) -> None:
         if any(isinstance(event, OutputDelta) for event in events):
             streamed.set()
-        if kinds == "ToolResult":
+        if [type(event) for event in events] == [ToolResult]:
             first_result.set()
-        await point(f"after {kinds}")
-        return seq
-
-
-def record(file: str, **line: Any) -> None:
-    handle = os.open(folder / file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(handle, json.dumps(line).encode() + b"\n")
-    os.fsync(handle)
-    os.close(handle)
 
 
 @tool(kind="idempotent")
 async def count_once(n: int, *, idempotency_key: str) -> str:
     """Count, once for each key."""
     await point(f"tool started {n}")
-    record("ledger", tool="count_once", n=n, key=idempotency_key)
+    record(folder / "ledger", tool="count_once", n=n, key=idempotency_key)
     await point(f"tool ran {n}")
     return f"counted {n}"
 
@@ -88,7 +68,7 @@ async def count_once(n: int, *, idempotency_key: str) -> str:
 async def count_blindly(n: int, *, idempotency_key: str) -> str:
     """Count, as often as it is called."""
     await point(f"tool started {n}")
-    record("ledger", tool="count_blindly", n=n, key=idempotency_key)
+    record(folder / "ledger", tool="count_blindly", n=n, key=idempotency_key)
     await point(f"tool ran {n}")
     return f"counted {n}"
 
@@ -96,7 +76,7 @@ async def count_blindly(n: int, *, idempotency_key: str) -> str:
 @tool(kind="unsafe")
 async def slow(n: int, *, idempotency_key: str) -> str:
     """Count, and return when the turn's other call has its result in the journal."""
-    record("ledger", tool="slow", n=n, key=idempotency_key)
+    record(folder / "ledger", tool="slow", n=n, key=idempotency_key)
     await point(f"slow started {n}")
     await first_result.wait()
     first_result.clear()
@@ -107,7 +87,7 @@ async def slow(n: int, *, idempotency_key: str) -> str:
 def script(turn: ModelTurn) -> Iterator[Scripted]:
     messages = json.loads(turn.body)["messages"]
     at = sum("tool_calls" in message for message in messages)
-    record("prompts", turn=at, body=turn.body.decode())
+    record(folder / "prompts", turn=at, body=turn.body.decode())
     if at == turns:
         return iter(says("done"))
     if at == 0:
@@ -137,7 +117,7 @@ async def main() -> None:
     )
     tools = [from_function(each) for each in (count_once, count_blindly, slow)]
     agents = Agents([resolve("counter", config, tools)])
-    journal = Announcing(folder / "journal.db")
+    journal = Watched(folder / "journal.db", point)
     async with Worker(
         journal=journal, agents=agents, models=ScriptedModel(script), delta_batch_s=0.001
     ) as worker:

@@ -7,9 +7,6 @@ is compared: the journal, and the ledger that the tools wrote outside of it.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,10 +29,9 @@ from orchestrator.events import (
     ToolResult,
 )
 from orchestrator.journal_sqlite import SqliteJournal
+from tests.integration import killing
 
 CHILD = Path(__file__).parent / "calls_child.py"
-ROOT = Path(__file__).parents[2]
-LIMIT_S = 20
 KEY = "conv_1:1:call_1_0"
 E = TypeVar("E")
 BEGUN = ["after ModelRouted+OutputDelta+CallReady", "tool started", "tool ran"]
@@ -49,24 +45,7 @@ class Bench:
 
     def start(self, scenario: str, stop: str = "") -> str:
         """Run the child; kill it where it stops. Returns its last line."""
-        command = [sys.executable, str(CHILD), str(self.folder), scenario, stop]
-        with subprocess.Popen(
-            command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
-        ) as child:
-            assert child.stdout is not None
-            last = ""
-            watchdog = threading.Timer(LIMIT_S, child.kill)
-            watchdog.start()
-            try:
-                for line in child.stdout:
-                    last = line.strip()
-                    if last.startswith("stopped"):
-                        break
-            finally:
-                watchdog.cancel()
-                child.kill()
-                child.wait(LIMIT_S)
-        return last
+        return killing.run(CHILD, str(self.folder), scenario, stop)[-1]
 
     def crash_and_finish(self, scenario: str, *stops: str) -> None:
         for stop in stops:

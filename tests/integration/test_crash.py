@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +30,9 @@ from orchestrator.events import (
     ToolResult,
 )
 from orchestrator.journal_sqlite import SqliteJournal
+from tests.integration import killing
 
 CHILD = Path(__file__).parent / "crash_child.py"
-ROOT = Path(__file__).parents[2]
-LIMIT_S = 60
 TURNS = 4
 
 
@@ -48,21 +45,7 @@ class Bench:
 
     def start(self, stop: str = "") -> str:
         """Run the child; kill it where it stops. Returns its last line."""
-        command = [sys.executable, str(CHILD), str(self.folder), str(self.turns), stop]
-        with subprocess.Popen(
-            command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
-        ) as child:
-            assert child.stdout is not None
-            last = ""
-            try:
-                for line in child.stdout:
-                    last = line.strip()
-                    if last.startswith("stopped"):
-                        break
-            finally:
-                child.kill()
-                child.wait(LIMIT_S)
-        return last
+        return killing.run(CHILD, str(self.folder), str(self.turns), stop)[-1]
 
     async def log(self) -> list[AnyEvent]:
         journal = SqliteJournal(self.folder / "journal.db")

@@ -4,40 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from orchestrator.events import AnyEvent, Compacted, Notice, ResponseFinished
 from orchestrator.journal_sqlite import SqliteJournal
+from tests.integration import killing
 
 CHILD = Path(__file__).parent / "context_child.py"
-ROOT = Path(__file__).parents[2]
-LIMIT_S = 60
 
 
 def start(folder: Path, stop: str = "") -> list[str]:
     """Run the child, kill it where it stops, and give what it said."""
-    with subprocess.Popen(
-        [sys.executable, str(CHILD), str(folder), stop],
-        cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as child:
-        assert child.stdout is not None
-        said = []
-        try:
-            for line in child.stdout:
-                said.append(line.strip())
-                if line.startswith("stopped"):
-                    break
-        finally:
-            child.kill()
-            child.wait(LIMIT_S)
-    return said
+    return killing.run(CHILD, str(folder), stop)
 
 
 def prompts(folder: Path) -> dict[str, set[str]]:
