@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.conftest import RealEngine
 from tests.integration.engine_contract import ADD, prompt_of_its_own
-from tests.integration.openai_calls import completed, two_turns
+from tests.integration.openai_calls import client_of, completed, two_turns
 from tests.integration.stacks import Stack, stack
 
 pytestmark = pytest.mark.sglang
@@ -31,8 +31,7 @@ def door(
 
 @pytest.fixture
 def client(door: tuple[Stack, str]) -> Iterator[openai.OpenAI]:
-    base = f"{door[1]}/v1"
-    with openai.OpenAI(base_url=base, api_key="none", max_retries=0, timeout=300) as made:
+    with client_of(door[1]) as made:
         yield made
 
 

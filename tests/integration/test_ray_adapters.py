@@ -11,15 +11,12 @@ import psutil
 import pytest
 
 from tests.adapters import write_adapter
+from tests.integration.openai_calls import client_of
 from tests.integration.stacks import Stack, eventually, stack
 
 
-def user(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
-
-
 def cards(url: str) -> dict[str, dict[str, Any]]:
-    with user(url) as client:
+    with client_of(url, 60) as client:
         return {model.id: model.model_dump() for model in client.models.list()}
 
 
@@ -51,7 +48,7 @@ def test_adapters_are_on_every_replica_before_it_is_ready_and_after_each_restart
     model = {"engine": "simulated", "replicas": 2, "adapters": {"fixed": "lora/fixed"}}
     with stack(tmp_path, models={"small": model}) as made:
         url = made.up()
-        with user(url) as client:
+        with client_of(url, 60) as client:
             # "Ready" came after the configured adapter: nothing is waited for here.
             assert (cards(url)["fixed"]["parent"], replicas(url, "fixed")) == ("small", 2)
             asked = {"lora_name": "later", "lora_path": str(later)}

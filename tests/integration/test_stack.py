@@ -12,6 +12,7 @@ import openai
 import psutil
 import pytest
 
+from tests.integration.openai_calls import client_of
 from tests.integration.stacks import Stack, eventually, stack
 
 pytestmark = pytest.mark.ray
@@ -38,10 +39,6 @@ def call(name: str, **arguments: Any) -> dict[str, Any]:
     return {"calls": [{"name": name, "arguments": arguments}]}
 
 
-def client(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
-
-
 def lines(ledger: Path) -> list[str]:
     return ledger.read_text().splitlines() if ledger.exists() else []
 
@@ -53,7 +50,7 @@ def gone(made: Stack) -> None:
 def ended(url: str, response_id: str) -> Any:
     """The response, once it has ended; None before, and while the front door is away."""
     try:
-        with client(url) as user:
+        with client_of(url, 120) as user:
             found = user.responses.retrieve(response_id)
     except openai.APIConnectionError:
         return None
@@ -77,7 +74,7 @@ def test_a_run_survives_the_front_doors_sigkill_and_repeats_only_what_may_be_rep
         question = script(
             call("charge", amount=7), call("ship", order="A1"), call("reply", text="all done")
         )
-        with client(url) as user:
+        with client_of(url, 120) as user:
             begun = user.responses.create(model="clerk", input=question, background=True)
         eventually(lambda: any("ship-begin" in line for line in lines(ledger)), "the tool runs")
 
@@ -111,7 +108,7 @@ def test_an_unsafe_call_in_doubt_is_for_a_person_to_decide(tmp_path: Path) -> No
         url = made.up()
         hold.touch()
         question = script(call("ship", order="A1"), call("reply", text="told"))
-        with client(url) as user:
+        with client_of(url, 120) as user:
             begun = user.responses.create(model="clerk", input=question, background=True)
         eventually(lambda: lines(ledger), "the tool runs")
         front_of(made).kill()
@@ -126,7 +123,7 @@ def test_an_unsafe_call_in_doubt_is_for_a_person_to_decide(tmp_path: Path) -> No
             "reason": "it did ship",
         }
         # Retried: the new front door may not have heard of an engine yet.
-        with client(url) as user:
+        with client_of(url, 120) as user:
             told = user.with_options(max_retries=8).responses.create(
                 model="clerk", previous_response_id=begun.id, input=[decision]
             )

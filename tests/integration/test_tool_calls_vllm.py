@@ -22,6 +22,7 @@ from rich.console import Console
 from benchmarks import token_stability, tool_validity
 from benchmarks.schema_shapes import SHAPES
 from tests.integration.conftest import RealEngine
+from tests.integration.openai_calls import client_of
 from tests.integration.stacks import stack
 
 pytestmark = pytest.mark.engine
@@ -48,8 +49,7 @@ def door(vllm_engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 def client(door: str) -> Iterator[openai.OpenAI]:
-    base = f"{door}/v1"
-    with openai.OpenAI(base_url=base, api_key="none", max_retries=0, timeout=300) as made:
+    with client_of(door) as made:
         yield made
 
 
