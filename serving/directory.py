@@ -1,13 +1,13 @@
 """The directory: which engines there are in the cluster, kept true by leases.
 
-    replica ── register ──▶ entry ── renew, each second, with its load ──▶ entry
-                              │ leave: it ended in good order              ──▶ gone
-                              └ lease ran out: it was killed, or its node  ──▶ gone
+    replica ── register, each second, with its state and load ──▶ entry
+                 │ leave: it ended in good order                 ──▶ gone
+                 └ lease ran out: it was killed, or its node     ──▶ gone
 
 A replica that could not start leaves an entry `dead` with the reason, under a long lease, so that
 `warmloop status` can say why. `Directory` is the pure part; `DirectoryActor` wraps it as the one
-named actor of the cluster. The actor keeps nothing on disk: after a restart it is empty, `renew`
-answers False, and the replicas register again, all within a second.
+named actor of the cluster. The actor keeps nothing on disk: after a restart it is empty, until the
+replicas have registered again, all within a second.
 
 Whoever watches gets a whole snapshot: at once when an engine comes, goes or changes state, else
 each second with fresh loads. A watcher that gives its name (the feed of a front door) says with
@@ -88,6 +88,7 @@ class Directory:
 
     def register(self, engine: Engine, lease_s: float = LEASE_S) -> None:
         """Enter an engine, or say what changed about it; also renews its lease."""
+        self.sweep()
         before = self._entries.get(engine.replica)
         self._entries[engine.replica] = engine
         self._expires_s[engine.replica] = self._clock() + lease_s
@@ -95,19 +96,10 @@ class Directory:
             self._version += 1
         dead = [e for e in self._entries.values() if e.state == "dead"]
         # What once failed is no news any more when a later start of the same model succeeded.
-        stale = [e for e in dead if engine.state == "ready" and e.model == engine.model]
+        began = engine.state == "ready" and (before is None or before.state != "ready")
+        stale = [e for e in dead if began and e.model == engine.model]
         for old in stale or dead[:-MAX_FAILURES]:
             self.leave(old.replica)
-
-    def renew(self, replica: str, load: EngineLoad, lease_s: float = LEASE_S) -> bool:
-        """Extend a lease. False: the replica is not known (any more) and must register again."""
-        self.sweep()
-        engine = self._entries.get(replica)
-        if engine is None:
-            return False
-        self._entries[replica] = replace(engine, load=load)
-        self._expires_s[replica] = self._clock() + lease_s
-        return True
 
     def leave(self, replica: str) -> None:
         """Forget an engine; one that is not known is no mistake."""
@@ -179,10 +171,6 @@ class DirectoryActor:
         with self._noticing():
             self._directory.register(engine, lease_s)
         return self._directory.version
-
-    async def renew(self, replica: str, load: EngineLoad, lease_s: float = LEASE_S) -> bool:
-        with self._noticing():
-            return self._directory.renew(replica, load, lease_s)
 
     async def leave(self, replica: str) -> None:
         with self._noticing():

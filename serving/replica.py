@@ -10,9 +10,9 @@ up for good on one that fails three times before its first success. Ours comes b
 pauses (`serving.crash_loop`), and says in the directory why and when. Only a replica whose own
 process ends is Serve's to replace.
 
-Each state is told to the directory at once, and renewed each second with the engine's load. No
-request comes through Serve: clients of an engine speak HTTP to its url. So Serve's own drain has
-nothing to wait for; ours (`serving.drain`) asks the engine.
+Each state is told to the directory at once, and again each second with the engine's load
+(`serving.entry`). No request comes through Serve: clients of an engine speak HTTP to its url. So
+Serve's own drain has nothing to wait for; ours (`serving.drain`) asks the engine.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import os
 import random
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +39,7 @@ from serving.engines import adapter_for
 from serving.engines.base import EngineSpec
 from serving.engines.ports import free_port
 from serving.engines.process import EngineProcess
+from serving.entry import RENEW_S, Entry
 from serving.errors import ConfigError, EngineError, WarmloopError
 from serving.front_queues import Queue
 from serving.model_cards import adapters_in, cards
@@ -50,8 +50,6 @@ from serving.table import Engine, EngineState
 if TYPE_CHECKING:
     from ray.serve import Application
 
-RENEW_S = 1.0
-CALL_S = 2.0
 LOAD_S = 5.0
 TURN_S = 0.5
 KILL_GRACE_S = 15.0
@@ -82,22 +80,23 @@ class EngineReplica:
         self._crashes = CrashLoop()
         self._adapter = adapter_for(config.engine)
         self._http = aiohttp.ClientSession()
-        self._directory: Any = None
-        self._version = 0
+        self._entry = Entry(lambda: self._engine, directory.connect)
         self._queue = Queue()
         """What waits for our model in the front doors."""
         self._probe: asyncio.Task[None] | None = None
         self._buried = ""
         self._begin("starting")
         self._keeper: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = {asyncio.create_task(self._renew())}
+        self._tasks: set[asyncio.Task[None]] = {asyncio.create_task(self._entry.keep())}
+        if config.autoscale is not None:
+            self._tasks.add(asyncio.create_task(self._read_queue()))
         try:
             if room is not None:
                 await self._wait_for_room(room)
             await self._bring_up()
         except BaseException:
             await self._end()
-            await self._leave()
+            await self._entry.leave(self._engine.replica)
             raise
         self._keeper = asyncio.create_task(self._keep_up())
         self._tasks.add(self._keeper)
@@ -186,7 +185,7 @@ class EngineReplica:
         await self._tell("dead", reason, directory.FAILURE_LEASE_S)
         before, self._buried = self._buried, self._engine.replica
         if before:
-            await self._leave(before)
+            await self._entry.leave(before)
         count = self._crashes.failures
         again = "again" if count == 1 else f"again, after {count} failures in a row"
         self._begin(f"starting {again}; the last: {reason.splitlines()[0]}")
@@ -195,14 +194,10 @@ class EngineReplica:
     async def _wait_for_room(self, room: int) -> None:
         """A rolling restart: start no engine while more than `room` others of the model serve."""
         while True:
-            with self._may_be_away():
-                actor = await self._actor()
-                async with asyncio.timeout(CALL_S):
-                    known: directory.Snapshot = await actor.snapshot.remote()
+            known = await self._entry.engines()
+            if known is not None:
                 others = [
-                    e
-                    for e in known.engines
-                    if e.model == self._model and e.state in ("ready", "draining")
+                    e for e in known if e.model == self._model and e.state in ("ready", "draining")
                 ]
                 if len(others) <= room:
                     break
@@ -242,29 +237,19 @@ class EngineReplica:
             if not await drain.until_quiet(self, self._config.drain_s):
                 _log.warning("%s: turns were cut at the end of its drain", self._engine.replica)
         await self._end()
-        await self._leave()
+        await self._entry.leave(self._engine.replica)
 
     async def busy(self) -> bool:
         """Does the engine run or queue anything?"""
         return await self._process.busy()
 
     async def heard(self) -> bool:
-        """Does every front door know that we drain? A directory that is away stops nobody."""
-        known: bool = True
-        with self._may_be_away():
-            actor = await self._actor()
-            async with asyncio.timeout(CALL_S):
-                known = await actor.heard.remote(self._version)
-        return known
+        """Does every front door know that we drain?"""
+        return await self._entry.heard()
 
     async def left_s(self) -> float:
         """What the end of the whole cluster leaves for our drain."""
-        left_s: float = math.inf
-        with self._may_be_away():
-            actor = await self._actor()
-            async with asyncio.timeout(CALL_S):
-                left_s = await actor.left_s.remote()
-        return left_s
+        return await self._entry.left_s()
 
     async def _end(self) -> None:
         if self._probe is not None:
@@ -322,55 +307,16 @@ class EngineReplica:
             self._engine = replace(self._engine, adapters=names)
             await self._tell(self._engine.state, self._engine.reason)
 
-    async def _renew(self) -> None:
-        """Keep the lease, whatever the engine does; a directory that forgot us is told again."""
-        known = False
+    async def _read_queue(self) -> None:
         while True:
-            queue = Queue()  # a directory that is away says nothing
-            with self._may_be_away():
-                actor = await self._actor()
-                async with asyncio.timeout(CALL_S):
-                    known = known and await actor.renew.remote(
-                        self._engine.replica, self._engine.load
-                    )
-                    if not known:
-                        # As it is now: what `_tell` said meanwhile must not be taken back.
-                        await actor.register.remote(self._engine)
-                        known = True
-                    if self._config.autoscale is not None:
-                        queue = await actor.waiting.remote(self._model)
-            self._queue = queue
+            self._queue = await self._entry.waiting(self._model)
             await asyncio.sleep(RENEW_S)
 
     async def _tell(
         self, state: EngineState, reason: str = "", lease_s: float = directory.LEASE_S
     ) -> None:
         self._engine = replace(self._engine, state=state, reason=reason)
-        with self._may_be_away():
-            actor = await self._actor()
-            async with asyncio.timeout(CALL_S):
-                self._version = await actor.register.remote(self._engine, lease_s)
-
-    async def _leave(self, replica: str = "") -> None:
-        with self._may_be_away():
-            actor = await self._actor()
-            async with asyncio.timeout(CALL_S):
-                await actor.leave.remote(replica or self._engine.replica)
-
-    @contextlib.contextmanager
-    def _may_be_away(self) -> Iterator[None]:
-        """The directory may restart or be slow; the next renewal makes up for what was not told."""
-        import ray
-
-        try:
-            yield
-        except (ray.exceptions.RayError, TimeoutError):
-            self._directory = None  # look it up again; it may be another actor by then
-
-    async def _actor(self) -> Any:
-        if self._directory is None:
-            self._directory = await asyncio.to_thread(directory.connect)
-        return self._directory
+        await self._entry.tell(lease_s)
 
 
 def _node_host() -> str:

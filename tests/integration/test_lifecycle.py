@@ -108,13 +108,16 @@ async def test_a_rolling_restart_under_load_replaces_every_engine_and_fails_no_t
         await load.more(16)
         done = await asyncio.to_thread(up.run, "restart", model, "-c", str(up.config))
         await load.more(16)
+    async with steady(up.url(), model, sessions=8, words=20, named="new") as later:
+        await later.more(16)
     print(f"{len(load.turns)} turns, {len(load.failed)} failed\n{done.stderr}")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert load.failed == []
+    assert load.failed + later.failed == []
     new = set(engines(up, model))
     assert len(new) == count
     assert not new & old
-    assert load.replicas == old | new, "all of them took turns"
+    assert load.replicas & old, "turns ran when the restart began"
+    assert later.replicas == new, "every new engine takes sessions"
     for replica in old:
         gone, ready = done.stderr.index(f"{replica} is gone"), done.stderr.index("is ready")
         assert ready < gone, "the new one was ready before the old one went"

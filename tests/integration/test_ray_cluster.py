@@ -230,8 +230,7 @@ def test_after_a_sigkill_of_the_owner_nothing_is_left(cluster: Owned) -> None:
     until(lambda: cluster.processes() == [], 10)
     named = [p for p in psutil.process_iter() if run.temp_dir in " ".join(command_line(p))]
     assert named == []
-    # Its folder stays until the next start looks for such folders.
-    assert Path(run.temp_dir).exists()
+    # Its folder stays until a next start, of anybody on this machine, looks for such folders.
     remove_leftovers()
     assert not Path(run.temp_dir).exists()
 

@@ -43,17 +43,19 @@ def test_an_engine_stays_while_it_renews_and_goes_when_its_lease_runs_out(
     directory.register(ENGINE, lease_s=3)
     for _ in range(5):
         clock.now_s += 2
-        assert directory.renew("small-1", EngineLoad(), lease_s=3)
+        directory.register(ENGINE, lease_s=3)
     assert names(directory) == ["small-1"]
     clock.now_s += 3
     assert names(directory) == []
 
 
-def test_who_is_not_known_is_told_to_register_again(directory: Directory, clock: Clock) -> None:
-    assert not directory.renew("small-1", EngineLoad())
-    directory.register(ENGINE, lease_s=3)
-    clock.now_s += 3.5
-    assert not directory.renew("small-1", EngineLoad())
+def test_an_engine_that_only_renews_does_not_drive_out_what_failed_since(
+    directory: Directory,
+) -> None:
+    directory.register(ENGINE)
+    directory.register(failed(replace(ENGINE, replica="small-2"), "out of memory"))
+    directory.register(ENGINE)
+    assert names(directory) == ["small-1", "small-2"]
 
 
 def test_the_version_changes_with_membership_and_state_but_not_with_load(
@@ -70,7 +72,6 @@ def test_the_version_changes_with_membership_and_state_but_not_with_load(
     assert versions == [0, 1, 2, 3]
     directory.register(ENGINE, lease_s=3)
     version = directory.snapshot().version
-    directory.renew("small-1", EngineLoad(running=3), lease_s=3)
     directory.register(replace(ENGINE, load=EngineLoad(running=4)), lease_s=3)
     assert directory.snapshot().version == version
     assert directory.snapshot().engines[0].load.running == 4
@@ -116,7 +117,7 @@ async def test_a_watcher_gets_fresh_loads_though_nothing_else_changed() -> None:
     actor = DirectoryActor()
     await actor.register(ENGINE)
     version = (await actor.snapshot()).version
-    await actor.renew(ENGINE.replica, EngineLoad(running=2))
+    await actor.register(replace(ENGINE, load=EngineLoad(running=2)))
     heard = await actor.watch(version, wait_s=0.01)
     assert heard.version == version
     assert heard.engines[0].load.running == 2
