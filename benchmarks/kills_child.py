@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agents import Agents, resolve
-from orchestrator.children import agent_tools
-from orchestrator.events import ConversationStarted, ResponseAccepted
-from orchestrator.function_tools import from_function
-from orchestrator.journal import Journal
-from orchestrator.journal_postgres import PostgresJournal
-from orchestrator.journal_sqlite import SqliteJournal
-from orchestrator.machine import fold_all
+from orchestrator.journal.base import Journal
+from orchestrator.journal.postgres import PostgresJournal
+from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.loop.events import ConversationStarted, ResponseAccepted
+from orchestrator.loop.machine import fold_all
 from orchestrator.model import ModelTurn, TextDelta
 from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
-from orchestrator.tools import NOT_DONE, Later, ToolContext, ToolError, tool
-from orchestrator.worker import Worker
+from orchestrator.tools.base import NOT_DONE, Later, ToolContext, ToolError, tool
+from orchestrator.tools.children import agent_tools
+from orchestrator.tools.functions import from_function
+from orchestrator.worker.worker import Worker
 from serving.config import AgentConfig, AgentLimits, JournalConfig
 from serving.errors import WarmloopError
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.kills_child import TURNS, Place, conversation
-from orchestrator.children import ids_of
-from orchestrator.events import ModelFailed, ResponseAccepted, ToolIntent, ToolResult
-from orchestrator.journal import Recorded
-from orchestrator.machine import fold_all
+from orchestrator.journal.base import Recorded
+from orchestrator.loop.events import ModelFailed, ResponseAccepted, ToolIntent, ToolResult
+from orchestrator.loop.machine import fold_all
+from orchestrator.tools.children import ids_of
 
 MUST_RUN = {"book", "charge", "flaky", "helper"}
 """Tools whose every call has its effect in the end. `refund` needs a person, `pay` is unsafe."""

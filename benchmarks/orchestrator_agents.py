@@ -24,12 +24,12 @@ import uvloop
 from benchmarks.orchestrator_step import agent_of
 from benchmarks.rivals import workload
 from orchestrator.agents import Agents
-from orchestrator.events import ConversationStarted, ResponseAccepted
-from orchestrator.journal_sqlite import SqliteJournal
+from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.loop.events import ConversationStarted, ResponseAccepted
 from orchestrator.model import ModelTurn
 from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
-from orchestrator.tools import tool
-from orchestrator.worker import Worker
+from orchestrator.tools.base import tool
+from orchestrator.worker.worker import Worker
 
 MODEL_S = 2.0
 TOOL_S = 1.0

@@ -27,21 +27,21 @@ import uvloop
 
 from benchmarks.rivals import workload
 from orchestrator.agents import Agent, Agents, resolve
-from orchestrator.answer import Answer
-from orchestrator.events import (
+from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.loop.events import (
     AnyEvent,
     ConversationStarted,
     ModelResult,
     ResponseAccepted,
     ToolResult,
 )
-from orchestrator.function_tools import from_function
-from orchestrator.journal_sqlite import SqliteJournal
 from orchestrator.model import ModelTurn
 from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
-from orchestrator.toolbox import Ran
-from orchestrator.tools import Ready, ToolContext, tool
-from orchestrator.worker import Worker
+from orchestrator.tools.base import Ready, ToolContext, tool
+from orchestrator.tools.functions import from_function
+from orchestrator.tools.toolbox import Ran
+from orchestrator.worker.answer import Answer
+from orchestrator.worker.worker import Worker
 from serving.config import AgentConfig, AgentLimits
 
 One = Callable[[str], Awaitable[None]]

@@ -26,16 +26,16 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.acceptance import Admission
 from orchestrator.agents import Agents, resolve
 from orchestrator.clock import SystemClock
-from orchestrator.events import ConversationStarted, ResponseAccepted
-from orchestrator.function_tools import from_function
-from orchestrator.journal_sqlite import SqliteJournal
+from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.loop.events import ConversationStarted, ResponseAccepted
 from orchestrator.model import ModelTurn
 from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
-from orchestrator.tools import Later, tool
-from orchestrator.worker import Worker
+from orchestrator.tools.base import Later, tool
+from orchestrator.tools.functions import from_function
+from orchestrator.worker.acceptance import Admission
+from orchestrator.worker.worker import Worker
 from serving.config import AgentConfig, AgentLimits
 
 BAR_BYTES = 3 * 1024

@@ -18,8 +18,8 @@ from typing import Any
 import aiohttp
 import yaml
 
-from orchestrator import console as views
 from orchestrator import supervisor
+from orchestrator.commands import console as views
 from serving import stack_file
 from serving.config import StackConfig
 from serving.errors import WarmloopError

@@ -16,11 +16,11 @@ from typing import Any
 
 import msgspec
 
-from orchestrator import children
-from orchestrator.prompt import Message, Prompt, canonical, tool_message
-from orchestrator.tool_loader import load
-from orchestrator.toolbox import Toolbox
-from orchestrator.tools import Tool
+from orchestrator.loop.prompt import Message, Prompt, canonical, tool_message
+from orchestrator.tools import children
+from orchestrator.tools.base import Tool
+from orchestrator.tools.loader import load
+from orchestrator.tools.toolbox import Toolbox
 from router.access import visible
 from router.tenants import OPEN, Tenant
 from serving import reply

@@ -18,19 +18,19 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from orchestrator.agent_chat import AgentTurns
 from orchestrator.agents import Agents
-from orchestrator.api_routes import build_routes
+from orchestrator.api.agent_chat import AgentTurns
+from orchestrator.api.intake import Intake
+from orchestrator.api.routes import build_routes
 from orchestrator.clock import SystemClock
 from orchestrator.context_sizes import ContextSizes
-from orchestrator.guard_metrics import GuardMetrics
-from orchestrator.intake import Intake
-from orchestrator.journals import open_journal
-from orchestrator.mcp_servers import McpServers
-from orchestrator.mcp_tools import McpTools
+from orchestrator.journal.stores import open_journal
+from orchestrator.mcp.servers import McpServers
+from orchestrator.mcp.tools import McpTools
 from orchestrator.model import RouterModel
 from orchestrator.prices import PriceList
-from orchestrator.worker import Worker
+from orchestrator.worker.guard_metrics import GuardMetrics
+from orchestrator.worker.worker import Worker
 from router import api, peer_http
 from router.access import Access
 from router.adapter_keeper import Keeper

@@ -18,9 +18,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from orchestrator import approve_cli, engine_log_view, keys_cli, mcp_cli, supervisor
-from orchestrator import console as views
-from orchestrator import lint as linting
+from orchestrator import supervisor
+from orchestrator.commands import approve as approve_cli
+from orchestrator.commands import console as views
+from orchestrator.commands import engine_logs as engine_log_view
+from orchestrator.commands import keys as keys_cli
+from orchestrator.commands import lint as linting
+from orchestrator.commands import mcp as mcp_cli
 from router.access import exposed
 from serving import commands, stack_file
 from serving.config import StackConfig

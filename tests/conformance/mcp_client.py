@@ -21,11 +21,11 @@ from typing import Any
 import httpx2
 import mcp_types as types
 
-from orchestrator.mcp_failures import McpFailure, ServerLost
-from orchestrator.mcp_link import Link, open_link
-from orchestrator.mcp_login import loopback
-from orchestrator.mcp_oauth import register_given
-from orchestrator.mcp_servers import token_file, transport_of
+from orchestrator.mcp.failures import McpFailure, ServerLost
+from orchestrator.mcp.link import Link, open_link
+from orchestrator.mcp.login import loopback
+from orchestrator.mcp.oauth import register_given
+from orchestrator.mcp.servers import token_file, transport_of
 from serving.mcp_config import McpServerConfig
 
 SCENARIO = os.environ.get("MCP_CONFORMANCE_SCENARIO", "")

@@ -19,13 +19,12 @@ import aiohttp
 from openai import AsyncOpenAI
 from starlette.types import ASGIApp
 
-from orchestrator.agent_chat import AgentTurns
 from orchestrator.agents import Agents, resolve
-from orchestrator.api_routes import build_routes
+from orchestrator.api.agent_chat import AgentTurns
+from orchestrator.api.intake import Intake
+from orchestrator.api.routes import build_routes
 from orchestrator.clock import SystemClock
-from orchestrator.function_tools import from_function
-from orchestrator.intake import Intake
-from orchestrator.journal_sqlite import SqliteJournal
+from orchestrator.journal.sqlite import SqliteJournal
 from orchestrator.model import (
     ArgumentsDelta,
     CallStart,
@@ -35,8 +34,9 @@ from orchestrator.model import (
     Routed,
     TextDelta,
 )
-from orchestrator.tools import tool
-from orchestrator.worker import Worker
+from orchestrator.tools.base import tool
+from orchestrator.tools.functions import from_function
+from orchestrator.worker.worker import Worker
 from router import api
 from router import server as serve
 from router.dispatch import Router

@@ -7,7 +7,7 @@ import asyncio
 import openai
 import pytest
 
-from orchestrator.chat_answer import ChatText
+from orchestrator.api.chat_answer import ChatText
 from orchestrator.model import ModelError, TextDelta
 from serving.errors import UpstreamError
 from tests.contract.front_door import Front, calls, replies, says

@@ -10,8 +10,8 @@ import pytest
 from openai.types.responses import Response
 from openai.types.responses.response_input_param import ResponseInputParam
 
-from orchestrator import approve_cli
-from orchestrator.events import ToolIntent
+from orchestrator.commands import approve as approve_cli
+from orchestrator.loop.events import ToolIntent
 from serving.errors import ConfigError, EngineError
 from tests.contract.front_door import Front, calls, replies, says
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
-from orchestrator import events
-from orchestrator.journal_sqlite import SqliteJournal
+from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.loop import events
 from tests.golden.meaning import FOLDS, journals, meanings, restore
 
 NAMES = journals()
@@ -62,7 +63,8 @@ async def test_a_journal_of_a_release_is_indexed_as_todays(name: str, tmp_path: 
 
 def test_a_migration_that_was_released_stays_as_it_is() -> None:
     """The first golden journal was made by the first migration alone."""
-    first = (Path(events.__file__).parent / "migrations/sqlite/0001_initial.sql").read_text()
+    migrations = resources.files("orchestrator.journal") / "migrations"
+    first = (migrations / "sqlite/0001_initial.sql").read_text()
     fresh, old = sqlite3.connect(":memory:"), sqlite3.connect(":memory:")
     try:
         fresh.executescript(first)

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.clock import FakeClock
-from orchestrator.events import (
+from orchestrator.journal.base import AlreadyAccepted, Fenced, Journal, Lease, Recorded
+from orchestrator.journal.memory import MemoryJournal
+from orchestrator.journal.postgres import PostgresJournal
+from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.loop.events import (
     AnyEvent,
     ConversationStarted,
     HistoryImported,
@@ -20,10 +24,6 @@ from orchestrator.events import (
     ResponseAccepted,
     ResponseFinished,
 )
-from orchestrator.journal import AlreadyAccepted, Fenced, Journal, Lease, Recorded
-from orchestrator.journal_memory import MemoryJournal
-from orchestrator.journal_postgres import PostgresJournal
-from orchestrator.journal_sqlite import SqliteJournal
 from serving.config import JournalConfig
 from tests.postgres import Server
 

@@ -13,10 +13,10 @@ import openai
 import pytest
 from openai.types.responses import FunctionToolParam, Response
 
-from orchestrator import response_stream
+from orchestrator.api import response_stream
+from orchestrator.api.projection import Projection
+from orchestrator.api.response_stream import follow
 from orchestrator.model import ArgumentsDelta, CallStart, Done, ModelError, TextDelta
-from orchestrator.projection import Projection
-from orchestrator.response_stream import follow
 from tests.contract.front_door import Front, calls, front_door, replies, says
 
 LOOK: FunctionToolParam = {

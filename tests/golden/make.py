@@ -15,8 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from orchestrator import events as ev
-from orchestrator.journal_sqlite import SqliteJournal
+from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.loop import events as ev
 
 MESSAGE = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "héllo"}]}
 FUNCTION = {"type": "function", "name": "ask_client", "parameters": {"type": "object"}}

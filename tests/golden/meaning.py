@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
-from orchestrator.history import items_of
-from orchestrator.journal import Recorded
-from orchestrator.journal_sqlite import SqliteJournal
-from orchestrator.machine import fold_all
+from orchestrator.journal.base import Recorded
+from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.loop.history import items_of
+from orchestrator.loop.machine import fold_all
 
 HERE = Path(__file__).parent
 FOLDS = HERE / "folds.json"

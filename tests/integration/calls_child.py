@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agents import Agents, resolve
-from orchestrator.approvals import waiting_calls
-from orchestrator.builtin_tools import built_in
-from orchestrator.children import agent_tools
-from orchestrator.events import ConversationStarted, ResponseAccepted
-from orchestrator.function_tools import from_function
-from orchestrator.journal_sqlite import SqliteJournal
-from orchestrator.machine import fold_all
+from orchestrator.api.approvals import waiting_calls
+from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.loop.events import ConversationStarted, ResponseAccepted
+from orchestrator.loop.machine import fold_all
 from orchestrator.model import ArgumentsDelta, CallStart, ModelTurn
 from orchestrator.model_scripted import ROUTED, Scripted, ScriptedModel, calls, says
-from orchestrator.tools import NOT_DONE, UNKNOWN, ToolContext, ToolError, tool
-from orchestrator.worker import Worker
+from orchestrator.tools.base import NOT_DONE, UNKNOWN, ToolContext, ToolError, tool
+from orchestrator.tools.builtin import built_in
+from orchestrator.tools.children import agent_tools
+from orchestrator.tools.functions import from_function
+from orchestrator.worker.worker import Worker
 from serving.config import AgentConfig
 from tests.integration.killed import Announcing, Points, record
 

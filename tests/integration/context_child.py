@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.agents import Agents, resolve
-from orchestrator.events import ConversationStarted, ResponseAccepted
-from orchestrator.function_tools import from_function
+from orchestrator.loop.events import ConversationStarted, ResponseAccepted
 from orchestrator.model import Done, ModelTurn, TextDelta
 from orchestrator.model_scripted import ROUTED, Scripted, ScriptedModel, calls
-from orchestrator.tools import tool
-from orchestrator.worker import Worker
+from orchestrator.tools.base import tool
+from orchestrator.tools.functions import from_function
+from orchestrator.worker.worker import Worker
 from serving.config import AgentConfig, Prices
 from tests.integration.killed import Announcing, Points, record
 

@@ -18,21 +18,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.agents import Agents, resolve
-from orchestrator.approvals import waiting_calls
-from orchestrator.events import (
+from orchestrator.api.approvals import waiting_calls
+from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.loop.events import (
     AnyEvent,
     ConversationStarted,
     OutputDelta,
     ResponseAccepted,
     ToolResult,
 )
-from orchestrator.function_tools import from_function
-from orchestrator.journal_sqlite import SqliteJournal
-from orchestrator.machine import fold_all
+from orchestrator.loop.machine import fold_all
 from orchestrator.model import ModelTurn, TextDelta
 from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
-from orchestrator.tools import tool
-from orchestrator.worker import Worker
+from orchestrator.tools.base import tool
+from orchestrator.tools.functions import from_function
+from orchestrator.worker.worker import Worker
 from serving.config import AgentConfig, AgentLimits
 from tests.integration.killed import Announcing, Points, record
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.events import AnyEvent
-from orchestrator.journal import Lease
-from orchestrator.journal_sqlite import SqliteJournal
+from orchestrator.journal.base import Lease
+from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.loop.events import AnyEvent
 
 
 class Points:

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from orchestrator.children import ids_of
-from orchestrator.events import (
+from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.loop.events import (
     AnyEvent,
     ApprovalDecided,
     ApprovalRequested,
@@ -28,7 +28,7 @@ from orchestrator.events import (
     ToolIntent,
     ToolResult,
 )
-from orchestrator.journal_sqlite import SqliteJournal
+from orchestrator.tools.children import ids_of
 from tests.integration import killing
 
 CHILD = Path(__file__).parent / "calls_child.py"

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.events import (
+from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.loop.events import (
     AnyEvent,
     ApprovalDecided,
     ApprovalRequested,
@@ -29,7 +30,6 @@ from orchestrator.events import (
     ToolIntent,
     ToolResult,
 )
-from orchestrator.journal_sqlite import SqliteJournal
 from tests.integration import killing
 
 CHILD = Path(__file__).parent / "crash_child.py"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.events import AnyEvent, Compacted, Notice, ResponseFinished
-from orchestrator.journal_sqlite import SqliteJournal
+from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.loop.events import AnyEvent, Compacted, Notice, ResponseFinished
 from tests.integration import killing
 
 CHILD = Path(__file__).parent / "context_child.py"

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.events import ModelIntent, ResponseAccepted, ToolResult
-from orchestrator.journal import JournalBusy, JournalFull, Lease
-from orchestrator.journal_sqlite import WAL_BYTES, SqliteJournal
+from orchestrator.journal.base import JournalBusy, JournalFull, Lease
+from orchestrator.journal.sqlite import WAL_BYTES, SqliteJournal
+from orchestrator.loop.events import ModelIntent, ResponseAccepted, ToolResult
 
 
 async def leased(journal: SqliteJournal, owner: str = "a") -> Lease:
@@ -53,8 +53,8 @@ async def test_a_second_journal_on_the_file_is_told_who_holds_it(tmp_path: Path)
     path = tmp_path / "journal.db"
     journal = SqliteJournal(path)
     code = (
-        "import sys; from pathlib import Path; from orchestrator.journal_sqlite import *\n"
-        "from orchestrator.journal import JournalBusy\n"
+        "import sys; from pathlib import Path; from orchestrator.journal.sqlite import *\n"
+        "from orchestrator.journal.base import JournalBusy\n"
         "try: SqliteJournal(Path(sys.argv[1]))\n"
         "except JournalBusy as busy: print(busy); sys.exit(busy.exit_code)"
     )

@@ -15,7 +15,8 @@ import pytest
 
 from orchestrator.agents import Agents, resolve
 from orchestrator.clock import SystemClock
-from orchestrator.events import (
+from orchestrator.journal.memory import MemoryJournal
+from orchestrator.loop.events import (
     AnyEvent,
     ApprovalRequested,
     ConversationStarted,
@@ -27,13 +28,12 @@ from orchestrator.events import (
     ToolResult,
     ToolsListed,
 )
-from orchestrator.function_tools import from_function
-from orchestrator.journal_memory import MemoryJournal
-from orchestrator.mcp_server import McpServer
-from orchestrator.mcp_servers import McpServers
-from orchestrator.mcp_tools import McpTools
+from orchestrator.mcp.server import McpServer
+from orchestrator.mcp.servers import McpServers
+from orchestrator.mcp.tools import McpTools
 from orchestrator.model_scripted import ScriptedModel, calls, in_order, says
-from orchestrator.worker import Worker
+from orchestrator.tools.functions import from_function
+from orchestrator.worker.worker import Worker
 from serving.config import AgentConfig
 from serving.errors import Unavailable
 from serving.mcp_config import McpConfig

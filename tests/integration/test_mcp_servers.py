@@ -17,10 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.mcp_failures import Declined, McpFailure, NotSent, OutcomeOpen, TimedOut
-from orchestrator.mcp_result import as_text
-from orchestrator.mcp_server import McpServer
-from orchestrator.mcp_servers import McpServers
+from orchestrator.mcp.failures import Declined, McpFailure, NotSent, OutcomeOpen, TimedOut
+from orchestrator.mcp.result import as_text
+from orchestrator.mcp.server import McpServer
+from orchestrator.mcp.servers import McpServers
 from serving.engines import ports
 from serving.mcp_config import McpConfig
 
@@ -272,7 +272,7 @@ async def test_a_front_door_that_is_killed_leaves_no_server_behind(tmp_path: Pat
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, {str(WORLD.parents[1])!r})
-from orchestrator.mcp_servers import McpServers
+from orchestrator.mcp.servers import McpServers
 from serving.mcp_config import McpConfig
 async def main():
     config = McpConfig.model_validate({{"servers": {{"world": {{"command": sys.argv[2:]}}}}}})

@@ -11,9 +11,9 @@ import asyncpg
 import pytest
 
 from orchestrator.clock import SystemClock
-from orchestrator.events import AnyEvent, ModelIntent, ResponseAccepted, ResponseFinished
-from orchestrator.journal import JournalFull, Lease
-from orchestrator.journal_postgres import PostgresJournal
+from orchestrator.journal.base import JournalFull, Lease
+from orchestrator.journal.postgres import PostgresJournal
+from orchestrator.loop.events import AnyEvent, ModelIntent, ResponseAccepted, ResponseFinished
 from serving.config import JournalConfig
 from tests.postgres import Server
 

@@ -11,13 +11,13 @@ import pytest
 
 from orchestrator.agents import Agents, resolve
 from orchestrator.clock import FakeClock
-from orchestrator.events import ConversationStarted, Purged, ResponseAccepted, ResponseFinished
-from orchestrator.journal import Journal
-from orchestrator.journal_postgres import PostgresJournal
-from orchestrator.journal_sqlite import SqliteJournal
+from orchestrator.journal.base import Journal
+from orchestrator.journal.postgres import PostgresJournal
+from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.loop.events import ConversationStarted, Purged, ResponseAccepted, ResponseFinished
 from orchestrator.model import ModelTurn
 from orchestrator.model_scripted import Script, Scripted, ScriptedModel, says
-from orchestrator.worker import Worker
+from orchestrator.worker.worker import Worker
 from serving.config import AgentConfig, JournalConfig
 from serving.errors import NotFound
 from tests.postgres import Server

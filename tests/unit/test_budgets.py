@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator import budgets
-from orchestrator.budgets import Bounds, Spent, Totals
-from orchestrator.events import Call, LimitReached, ModelResult
+from orchestrator.loop import budgets
+from orchestrator.loop.budgets import Bounds, Spent, Totals
+from orchestrator.loop.events import Call, LimitReached, ModelResult
 from serving.config import AgentLimits
 
 

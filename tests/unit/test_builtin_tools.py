@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from orchestrator.builtin_tools import built_in
-from orchestrator.events import Call
-from orchestrator.state import Shown
-from orchestrator.toolbox import Ran, Toolbox
-from orchestrator.tools import ChildRuns, Ready, ToolContext
+from orchestrator.loop.events import Call
+from orchestrator.loop.state import Shown
+from orchestrator.tools.base import ChildRuns, Ready, ToolContext
+from orchestrator.tools.builtin import built_in
+from orchestrator.tools.toolbox import Ran, Toolbox
 from serving.config import AgentLimits
 from serving.errors import ConfigError
 

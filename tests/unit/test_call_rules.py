@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from orchestrator.events import (
+from orchestrator.journal.base import Recorded
+from orchestrator.loop.events import (
     AnyEvent,
     ApprovalDecided,
     ApprovalRequested,
@@ -26,10 +27,9 @@ from orchestrator.events import (
     ToolIntent,
     ToolResult,
 )
-from orchestrator.journal import Recorded
-from orchestrator.machine import fold, fold_all, next_step
-from orchestrator.prompt import Prompt
-from orchestrator.state import (
+from orchestrator.loop.machine import fold, fold_all, next_step
+from orchestrator.loop.prompt import Prompt
+from orchestrator.loop.state import (
     AskPerson,
     CallModel,
     CloseCall,

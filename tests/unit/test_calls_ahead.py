@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from orchestrator.agents import Agents, resolve
-from orchestrator.events import (
+from orchestrator.journal.memory import MemoryJournal
+from orchestrator.loop.events import (
     AnyEvent,
     CallReady,
     ConversationStarted,
@@ -22,12 +23,11 @@ from orchestrator.events import (
     ToolIntent,
     ToolResult,
 )
-from orchestrator.function_tools import from_function
-from orchestrator.journal_memory import MemoryJournal
 from orchestrator.model import ArgumentsDelta, CallStart, Done, ModelError, TextDelta
 from orchestrator.model_scripted import ROUTED, Scripted, ScriptedModel, says
-from orchestrator.tools import tool
-from orchestrator.worker import Worker
+from orchestrator.tools.base import tool
+from orchestrator.tools.functions import from_function
+from orchestrator.worker.worker import Worker
 from serving.config import AgentConfig
 
 GONE = ModelError("engine gone", code="engine_failed", retry=True)

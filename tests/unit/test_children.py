@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from orchestrator.agents import Agents, resolve
-from orchestrator.approvals import waiting_calls
-from orchestrator.children import agent_tools, ids_of
-from orchestrator.events import (
+from orchestrator.api.approvals import waiting_calls
+from orchestrator.journal.base import JournalFull, Lease, ResponseRef
+from orchestrator.journal.memory import MemoryJournal
+from orchestrator.loop.events import (
     AnyEvent,
     CancelRequested,
     ConversationStarted,
@@ -23,14 +24,13 @@ from orchestrator.events import (
     ResponseFinished,
     ToolResult,
 )
-from orchestrator.function_tools import from_function
-from orchestrator.journal import JournalFull, Lease, ResponseRef
-from orchestrator.journal_memory import MemoryJournal
-from orchestrator.machine import fold_all
+from orchestrator.loop.machine import fold_all
 from orchestrator.model import ModelTurn
 from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
-from orchestrator.tools import tool
-from orchestrator.worker import Worker
+from orchestrator.tools.base import tool
+from orchestrator.tools.children import agent_tools, ids_of
+from orchestrator.tools.functions import from_function
+from orchestrator.worker.worker import Worker
 from serving.config import AgentConfig, Prices
 from serving.errors import ConfigError
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.agents import resolve
-from orchestrator.compaction import Facts, decide, expected_turns
-from orchestrator.context_rules import is_warm, place
-from orchestrator.events import (
+from orchestrator.loop.compaction import Facts, decide, expected_turns
+from orchestrator.loop.context_rules import is_warm, place
+from orchestrator.loop.events import (
     AnyEvent,
     Call,
     Compacted,
@@ -29,10 +29,10 @@ from orchestrator.events import (
     decode,
     encode,
 )
-from orchestrator.history import items_of
-from orchestrator.machine import fold, fold_all, next_step
-from orchestrator.prompt import LEFT, Prompt
-from orchestrator.state import Around, CallModel, Compact, Finish, State
+from orchestrator.loop.history import items_of
+from orchestrator.loop.machine import fold, fold_all, next_step
+from orchestrator.loop.prompt import LEFT, Prompt
+from orchestrator.loop.state import Around, CallModel, Compact, Finish, State
 from serving.config import AgentConfig, AgentLimits, Prices
 from serving.context_config import ContextConfig
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.console import print_status
+from orchestrator.commands.console import print_status
 from orchestrator.supervisor import RunFile
 
 ENGINE: dict[str, Any] = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator import engine_log_view as view
+from orchestrator.commands import engine_logs as view
 from serving import engine_logs
 from serving.config import EngineLogsConfig
 from serving.engines.guardian import BoundedLog

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.keys_cli import seconds
+from orchestrator.commands.keys import seconds
 from router.keys import Contents, KeyFile, digest
 from serving.errors import ConfigError
 

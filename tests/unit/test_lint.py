@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.lint import Finding, differences, lint, texts
+from orchestrator.commands.lint import Finding, differences, lint, texts
 from serving.errors import ConfigError
 
 STACK = """

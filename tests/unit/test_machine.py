@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.events import (
+from orchestrator.journal.base import Recorded
+from orchestrator.loop.events import (
     AnyEvent,
     Call,
     CancelRequested,
@@ -21,9 +22,8 @@ from orchestrator.events import (
     decode,
     encode,
 )
-from orchestrator.journal import Recorded
-from orchestrator.machine import fold, fold_all, next_step
-from orchestrator.state import (
+from orchestrator.loop.machine import fold, fold_all, next_step
+from orchestrator.loop.state import (
     AskPerson,
     CallModel,
     Finish,
@@ -35,7 +35,7 @@ from orchestrator.state import (
     Step,
     Wait,
 )
-from orchestrator.turn_rules import backoff_s
+from orchestrator.loop.turn_rules import backoff_s
 from serving.config import AgentLimits
 
 KINDS: dict[str, Any] = {"look": "pure", "count": "idempotent", "ask": "queryable", "buy": "unsafe"}

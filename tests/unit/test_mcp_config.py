@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.mcp_servers import McpServers
+from orchestrator.mcp.servers import McpServers
 from serving import stack_file
 from serving.config import StackConfig
 from serving.errors import ConfigError

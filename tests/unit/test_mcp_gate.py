@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from orchestrator.mcp_failures import Declined, NotSent, OutcomeOpen
-from orchestrator.mcp_gate import Breaker, Gate, Rate
+from orchestrator.mcp.failures import Declined, NotSent, OutcomeOpen
+from orchestrator.mcp.gate import Breaker, Gate, Rate
 from serving.mcp_config import BreakerConfig, McpServerConfig, RateConfig
 
 CONFIG = BreakerConfig(failures=2, pause_s=10, max_pause_s=15)

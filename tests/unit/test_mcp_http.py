@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import httpx2
 import pytest
 
-from orchestrator.mcp_http import Candid
+from orchestrator.mcp.http import Candid
 
 ASKED = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
 

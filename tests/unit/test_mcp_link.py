@@ -9,9 +9,9 @@ import httpx2
 import pytest
 from mcp.shared.exceptions import MCPError
 
-from orchestrator.mcp_failures import Declined, McpFailure, NotSent, OutcomeOpen
-from orchestrator.mcp_http import LOST, NOT_SENT, Candid
-from orchestrator.mcp_link import Link
+from orchestrator.mcp.failures import Declined, McpFailure, NotSent, OutcomeOpen
+from orchestrator.mcp.http import LOST, NOT_SENT, Candid
+from orchestrator.mcp.link import Link
 
 
 async def failure_of(error: MCPError) -> McpFailure:

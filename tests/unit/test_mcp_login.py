@@ -11,9 +11,9 @@ import pytest
 from mcp.client.auth import OAuthFlowError
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 
-from orchestrator.mcp_login import loopback
-from orchestrator.mcp_oauth import LoginNeeded, provider
-from orchestrator.mcp_tokens import TokenFile
+from orchestrator.mcp.login import loopback
+from orchestrator.mcp.oauth import LoginNeeded, provider
+from orchestrator.mcp.tokens import TokenFile
 from serving.mcp_config import OAuthConfig
 
 URL = "http://h/mcp"

@@ -8,9 +8,9 @@ import httpx2
 import pytest
 from mcp import MCPError
 
-from orchestrator.mcp_failures import NotSent
-from orchestrator.mcp_http import NOT_SENT, OURS, Candid
-from orchestrator.mcp_link import Link
+from orchestrator.mcp.failures import NotSent
+from orchestrator.mcp.http import NOT_SENT, OURS, Candid
+from orchestrator.mcp.link import Link
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.clock import SystemClock
-from orchestrator.mcp_failures import NotSent, ServerLost, TimedOut
-from orchestrator.mcp_listing import ListingFile
-from orchestrator.mcp_server import McpServer
-from orchestrator.mcp_tools import McpTools
+from orchestrator.mcp.failures import NotSent, ServerLost, TimedOut
+from orchestrator.mcp.listing import ListingFile
+from orchestrator.mcp.server import McpServer
+from orchestrator.mcp.tools import McpTools
 from serving.errors import Unavailable
 from serving.mcp_config import McpServerConfig
 

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.mcp_listing import ListingFile
-from orchestrator.mcp_offer import ListedTool, Listing, version_of
-from orchestrator.mcp_server import McpServer, Opener
-from orchestrator.mcp_tools import tool_of
-from orchestrator.tools import Tool, ToolContext, ToolError
+from orchestrator.mcp.listing import ListingFile
+from orchestrator.mcp.offer import ListedTool, Listing, version_of
+from orchestrator.mcp.server import McpServer, Opener
+from orchestrator.mcp.tools import tool_of
+from orchestrator.tools.base import Tool, ToolContext, ToolError
 from serving.mcp_config import McpServerConfig
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.answer import Answer
-from orchestrator.events import Call, OutputDelta
+from orchestrator.loop.events import Call, OutputDelta
 from orchestrator.model import (
     ArgumentsDelta,
     CallStart,
@@ -23,6 +22,7 @@ from orchestrator.model import (
     RouterModel,
     TextDelta,
 )
+from orchestrator.worker.answer import Answer
 from router.turn import Decision, TurnRequest
 from serving.errors import BadRequest, RequestError, Unavailable
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator.agents import resolve
-from orchestrator.events import (
+from orchestrator.loop.events import (
     AnyEvent,
     Call,
     Compacted,
@@ -21,9 +21,9 @@ from orchestrator.events import (
     ToolIntent,
     ToolResult,
 )
-from orchestrator.machine import fold, fold_all, next_step
-from orchestrator.state import CallModel, Finish, Refuse, RunTools, State
-from orchestrator.turn_settings import without_tools
+from orchestrator.loop.machine import fold, fold_all, next_step
+from orchestrator.loop.state import CallModel, Finish, Refuse, RunTools, State
+from orchestrator.worker.turn_settings import without_tools
 from serving.config import AgentConfig, AgentLimits
 
 Model = Callable[[int, State], list[tuple[str, str]] | str]

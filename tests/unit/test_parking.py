@@ -9,15 +9,15 @@ from types import SimpleNamespace
 from typing import cast
 
 from orchestrator.agents import Agents, resolve
-from orchestrator.events import ConversationStarted, ResponseAccepted
-from orchestrator.journal import Journal
-from orchestrator.journal_memory import MemoryJournal
+from orchestrator.journal.base import Journal
+from orchestrator.journal.memory import MemoryJournal
+from orchestrator.loop.events import ConversationStarted, ResponseAccepted
+from orchestrator.loop.state import State
 from orchestrator.model import ModelTurn
 from orchestrator.model_scripted import Scripted, ScriptedModel, says
-from orchestrator.parking import Parking
-from orchestrator.runner import Runner
-from orchestrator.state import State
-from orchestrator.worker import Worker
+from orchestrator.worker.parking import Parking
+from orchestrator.worker.runner import Runner
+from orchestrator.worker.worker import Worker
 from serving.config import AgentConfig
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from orchestrator import events as log
-from orchestrator.projection import Projection
+from orchestrator.api.projection import Projection
+from orchestrator.loop import events as log
 
 RESPONSE_ID = "resp_1"
 STREAM_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)

@@ -10,10 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.agents import Agents, examples, resolve
-from orchestrator.events import Call, HistoryImported, ModelResult, ResponseAccepted, ToolResult
-from orchestrator.prompt import messages_of
-from orchestrator.state import Shown
-from orchestrator.turn_settings import overrides
+from orchestrator.loop.events import (
+    Call,
+    HistoryImported,
+    ModelResult,
+    ResponseAccepted,
+    ToolResult,
+)
+from orchestrator.loop.prompt import messages_of
+from orchestrator.loop.state import Shown
+from orchestrator.worker.turn_settings import overrides
 from serving.config import AgentConfig, StackConfig
 from serving.errors import BadRequest, ConfigError, NotFound
 

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from orchestrator import purge
-from orchestrator.events import (
+from orchestrator.api.response_stream import at_end, sse
+from orchestrator.journal.base import Recorded
+from orchestrator.journal.memory import MemoryJournal
+from orchestrator.loop import purge
+from orchestrator.loop.events import (
     AnyEvent,
     ApprovalDecided,
     Call,
@@ -24,10 +27,7 @@ from orchestrator.events import (
     ToolResult,
     encode,
 )
-from orchestrator.journal import Recorded
-from orchestrator.journal_memory import MemoryJournal
-from orchestrator.machine import fold_all
-from orchestrator.response_stream import at_end, sse
+from orchestrator.loop.machine import fold_all
 from serving.errors import NotFound
 
 SECRET = "swordfish"

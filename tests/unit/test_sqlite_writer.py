@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import sqlite_writer
-from orchestrator.events import ModelIntent, encode
-from orchestrator.journal import JournalFull
-from orchestrator.journal_sqlite import SqliteJournal
-from orchestrator.sqlite_writer import Append, Scrub
+from orchestrator.journal import sqlite_writer
+from orchestrator.journal.base import JournalFull
+from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.journal.sqlite_writer import Append, Scrub
+from orchestrator.loop.events import ModelIntent, encode
 
 
 async def test_a_checkpoint_that_fails_does_not_fail_the_appends_of_its_batch(

@@ -7,9 +7,9 @@ import json
 from typing import Any
 
 from orchestrator.agents import Agents, resolve
-from orchestrator.builtin_tools import built_in
 from orchestrator.clock import FakeClock
-from orchestrator.events import (
+from orchestrator.journal.memory import MemoryJournal
+from orchestrator.loop.events import (
     ConversationStarted,
     ResponseAccepted,
     ResultKept,
@@ -18,12 +18,12 @@ from orchestrator.events import (
     ToolIntent,
     ToolResult,
 )
-from orchestrator.function_tools import from_function
-from orchestrator.journal_memory import MemoryJournal
 from orchestrator.model import ModelTurn
 from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
-from orchestrator.tools import ToolContext, ToolError, ToolOutput, tool
-from orchestrator.worker import Worker
+from orchestrator.tools.base import ToolContext, ToolError, ToolOutput, tool
+from orchestrator.tools.builtin import built_in
+from orchestrator.tools.functions import from_function
+from orchestrator.worker.worker import Worker
 from serving.config import AgentConfig
 
 

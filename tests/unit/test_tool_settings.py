@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.agents import resolve
-from orchestrator.function_tools import from_function
-from orchestrator.tools import tool
+from orchestrator.tools.base import tool
+from orchestrator.tools.functions import from_function
 from serving.config import AgentConfig
 from serving.errors import ConfigError
 

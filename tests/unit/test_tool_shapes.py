@@ -10,11 +10,8 @@ from typing import Annotated, Any
 import pytest
 
 from orchestrator.clock import FakeClock
-from orchestrator.events import Call
-from orchestrator.function_tools import from_function
-from orchestrator.tool_gate import ToolGate
-from orchestrator.toolbox import Ran, Toolbox, pause_s
-from orchestrator.tools import (
+from orchestrator.loop.events import Call
+from orchestrator.tools.base import (
     NOT_DONE,
     UNKNOWN,
     Ready,
@@ -24,6 +21,9 @@ from orchestrator.tools import (
     ToolOutput,
     tool,
 )
+from orchestrator.tools.functions import from_function
+from orchestrator.tools.gate import ToolGate
+from orchestrator.tools.toolbox import Ran, Toolbox, pause_s
 from serving.config import AgentLimits
 from serving.errors import ConfigError
 

@@ -14,11 +14,11 @@ import pydantic
 import pytest
 from typing_extensions import TypedDict
 
-from orchestrator.events import Call
-from orchestrator.function_tools import from_function
-from orchestrator.tool_loader import load
-from orchestrator.toolbox import Ran, Toolbox, as_text, clip
-from orchestrator.tools import Ready, Refused, ToolContext, tool
+from orchestrator.loop.events import Call
+from orchestrator.tools.base import Ready, Refused, ToolContext, tool
+from orchestrator.tools.functions import from_function
+from orchestrator.tools.loader import load
+from orchestrator.tools.toolbox import Ran, Toolbox, as_text, clip
 from serving.config import AgentLimits
 from serving.errors import ConfigError
 

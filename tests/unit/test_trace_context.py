@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.trace_context import child_of, valid
+from orchestrator.tools.trace_context import child_of, valid
 
 HEADER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.events import (
+from orchestrator.loop.events import (
     AnyEvent,
     Call,
     ConversationStarted,
@@ -16,9 +16,9 @@ from orchestrator.events import (
     ToolIntent,
     ToolResult,
 )
-from orchestrator.machine import fold
-from orchestrator.state import State
-from orchestrator.turn_outcomes import TurnOutcomes
+from orchestrator.loop.machine import fold
+from orchestrator.loop.state import State
+from orchestrator.worker.turn_outcomes import TurnOutcomes
 
 
 def told(*events: AnyEvent) -> list[tuple[str, str, bool]]:

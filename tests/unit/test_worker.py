@@ -13,7 +13,9 @@ import pytest
 
 from orchestrator.agents import Agents, resolve
 from orchestrator.clock import FakeClock
-from orchestrator.events import (
+from orchestrator.journal.base import JournalFull, Lease, Purgeable, Recorded
+from orchestrator.journal.memory import MemoryJournal
+from orchestrator.loop.events import (
     AnyEvent,
     Compacted,
     ConversationStarted,
@@ -28,10 +30,7 @@ from orchestrator.events import (
     ToolIntent,
     ToolResult,
 )
-from orchestrator.function_tools import from_function
-from orchestrator.journal import JournalFull, Lease, Purgeable, Recorded
-from orchestrator.journal_memory import MemoryJournal
-from orchestrator.machine import fold_all
+from orchestrator.loop.machine import fold_all
 from orchestrator.model import Done, ModelError, ModelTurn, TextDelta
 from orchestrator.model_scripted import (
     ROUTED,
@@ -43,9 +42,10 @@ from orchestrator.model_scripted import (
     replies,
     says,
 )
-from orchestrator.tool_runner import ToolRunner
-from orchestrator.tools import tool
-from orchestrator.worker import Worker
+from orchestrator.tools.base import tool
+from orchestrator.tools.functions import from_function
+from orchestrator.worker.tool_runner import ToolRunner
+from orchestrator.worker.worker import Worker
 from serving.config import AgentConfig, Prices
 from serving.errors import Conflict, NotFound
 

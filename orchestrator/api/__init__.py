@@ -1,0 +1,1 @@
+"""The Responses and Conversations API, and chat completions of agents, over the journal."""

@@ -1,0 +1,173 @@
+"""/v1/conversations: a log that waits for its first response, and what it holds.
+
+A conversation begins without an agent; the first response in it settles which one it belongs to.
+Items that are added are history that the next turn sees. An item that is deleted is gone from
+what the model sees: the one way, besides compaction, in which a prompt is written anew. (A call
+and its output go together: a model's template cannot show one without the other.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from orchestrator.api.conversation_view import ConversationView
+from orchestrator.api.inbound import Strict, validate
+from orchestrator.api.intake import new_id, unknown_conversation
+from orchestrator.api.listing import Page
+from orchestrator.api.open_calls import check_outputs
+from orchestrator.api.response_items import AnyItem, normal, typed
+from orchestrator.api.response_request import Metadata
+from orchestrator.api.responses import Runs
+from orchestrator.clock import Clock
+from orchestrator.journal.base import Journal, Lease
+from orchestrator.loop.events import (
+    AnyEvent,
+    ConversationStarted,
+    ConversationUpdated,
+    HistoryImported,
+    HistoryReplaced,
+    Item,
+)
+from serving.errors import Conflict, NotFound
+
+LEASE_S = 30.0
+AnyItems = Annotated[list[AnyItem], BeforeValidator(typed)]
+
+
+class CreateConversation(Strict):
+    """The body of POST /v1/conversations."""
+
+    items: AnyItems | None = Field(default=None, max_length=20)
+    metadata: Metadata | None = None
+
+
+class UpdateConversation(Strict):
+    metadata: Metadata
+
+
+class CreateItems(Strict):
+    items: AnyItems = Field(min_length=1, max_length=20)
+
+
+class Conversations:
+    """Creates, describes, changes and deletes conversations."""
+
+    def __init__(self, journal: Journal, worker: Runs, clock: Clock) -> None:
+        self._journal = journal
+        self._worker = worker
+        self._clock = clock
+
+    async def create(self, body: bytes, tenant: str = "") -> dict[str, Any]:
+        request = validate(CreateConversation, body)
+        items = normal(request.items or [])
+        check_outputs((), items)
+        conversation = new_id("conv")
+        started = ConversationStarted(
+            "", self._clock.now(), tenant=tenant, metadata=request.metadata or {}
+        )
+        events: list[AnyEvent] = [started]
+        if items:
+            events.append(HistoryImported("", "", items))
+        async with self._writing(conversation) as lease:
+            await self._journal.append(lease, events)
+        return ConversationView(conversation, started, started.metadata).describe()
+
+    async def retrieve(self, conversation: str, tenant: str = "") -> dict[str, Any]:
+        """Raises NotFound, also for one of another tenant."""
+        return (await self._view(conversation, tenant)).describe()
+
+    async def update(self, conversation: str, body: bytes, tenant: str = "") -> dict[str, Any]:
+        request = validate(UpdateConversation, body)
+        await self._view(conversation, tenant)
+        async with self._writing(conversation) as lease:
+            event = ConversationUpdated(self._clock.now(), request.metadata)
+            await self._journal.append(lease, [event])
+        return (await self._view(conversation, tenant)).describe()
+
+    async def delete(self, conversation: str, tenant: str = "") -> dict[str, Any]:
+        await self._view(conversation, tenant)
+        await self._worker.purge_conversation(conversation)
+        return {"id": conversation, "object": "conversation.deleted", "deleted": True}
+
+    async def list_items(self, conversation: str, page: Page, tenant: str = "") -> dict[str, Any]:
+        return page.of((await self._view(conversation, tenant)).items())
+
+    async def add_items(self, conversation: str, body: bytes, tenant: str = "") -> dict[str, Any]:
+        items = normal(validate(CreateItems, body).items)
+        view = await self._view(conversation, tenant)
+        async with self._writing(conversation) as lease:
+            view = _idle(await self._view(conversation, tenant))
+            before = view.items()
+            check_outputs(before, items)
+            await self._journal.append(lease, [HistoryImported("", "", items)])
+        added = (await self._view(conversation, tenant)).items()[len(before) :]
+        return Page(limit=len(added), order="asc").of(added)
+
+    async def item(self, conversation: str, item_id: str, tenant: str = "") -> Item:
+        return _item(await self._view(conversation, tenant), item_id)
+
+    async def delete_item(
+        self, conversation: str, item_id: str, tenant: str = ""
+    ) -> dict[str, Any]:
+        _item(await self._view(conversation, tenant), item_id)
+        async with self._writing(conversation) as lease:
+            view = _idle(await self._view(conversation, tenant))
+            gone = _with_its_other_half(view.items(), _item(view, item_id))
+            rest = [_plain(item) for item in view.items() if item["id"] not in gone]
+            await self._journal.append(lease, [HistoryReplaced(self._clock.now(), rest, gone)])
+        return view.describe()
+
+    async def _view(self, conversation: str, tenant: str) -> ConversationView:
+        log = await self._journal.read(conversation)
+        view = ConversationView.of(conversation, log)
+        if not view.belongs_to(tenant):
+            raise unknown_conversation(conversation)
+        return view
+
+    @asynccontextmanager
+    async def _writing(self, conversation: str) -> AsyncIterator[Lease]:
+        """The right to write to a conversation in which nothing runs. Raises Conflict."""
+        lease = await self._journal.lease(conversation, new_id("intake"), LEASE_S)
+        if lease is None:
+            raise _busy(conversation)
+        try:
+            yield lease
+        finally:
+            await self._journal.release(lease)
+
+
+def _idle(view: ConversationView) -> ConversationView:
+    if view.busy:
+        raise _busy(view.conversation)
+    return view
+
+
+def _busy(conversation: str) -> Conflict:
+    return Conflict(
+        f"conversation {conversation!r} has a response in progress; wait for its end, or cancel it",
+        param="conversation_id",
+        code="conversation_locked",
+        retry_after_s=1,
+    )
+
+
+def _item(view: ConversationView, item_id: str) -> Item:
+    for item in view.items():
+        if item["id"] == item_id:
+            return item
+    raise NotFound(f"Item with id '{item_id[:80]}' not found in conversation.", param="item_id")
+
+
+def _with_its_other_half(items: Sequence[Item], item: Item) -> list[str]:
+    if "call_id" not in item:
+        return [item["id"]]
+    return [each["id"] for each in items if each.get("call_id") == item["call_id"]]
+
+
+def _plain(item: Item) -> Item:
+    """An item as a request would bring it."""
+    return {name: value for name, value in item.items() if name not in ("id", "status")}

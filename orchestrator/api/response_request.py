@@ -1,0 +1,197 @@
+"""What a client may ask of POST /v1/responses, as one trusted value.
+
+Three kinds of parameters:
+- understood ones are fields below; a wrong type or value is refused, never bent into shape;
+- those that ask for nothing that an engine of one's own has (cache hints, ids for abuse reports)
+  are shown again in the response, and that is all;
+- those whose silence would be a lie (hosted tools, prompt templates, log probabilities) are
+  refused with the reason, and so is a parameter that nobody knows.
+
+What depends on the agent or the model (names of its tools, pictures) is checked in `intake.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from orchestrator.api.inbound import Strict, WrittenAs, unsupported, wrong, wrong_at
+from orchestrator.api.response_format import TextConfig
+from orchestrator.api.response_items import AnyItem, as_items, normal
+from orchestrator.api.response_tools import AllowedTools, FunctionTool, NamedTool, ToolChoice
+from orchestrator.loop.events import Item
+
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+]
+ServiceTier = Literal["auto", "default", "flex", "priority"]
+INCLUDABLE = (
+    "reasoning.encrypted_content",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+)
+"""What `include` may name. Parts of hosted tools' items can be asked for in vain, as at OpenAI;
+reasoning and pictures are whole in any case."""
+
+
+def _id_of(value: Any) -> Any:
+    return value.get("id") if isinstance(value, dict) else value
+
+
+ConversationId = Annotated[
+    str,
+    Field(min_length=1),
+    BeforeValidator(_id_of),
+    WrittenAs(
+        {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
+    ),
+]
+Items = Annotated[
+    list[AnyItem],
+    BeforeValidator(as_items),
+    WrittenAs({"type": "string", "minLength": 1}, minItems=1),
+]
+
+
+class Reasoning(Strict):
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    """Passed on to models that have a reasoning parser."""
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    """Reasoning is shown whole, so there is nothing to sum up."""
+
+
+class StreamOptions(Strict):
+    include_obfuscation: bool | None = None
+    """Pads events against an eavesdropper who counts bytes; not done here."""
+
+
+class CreateRequest(Strict):
+    """The body of POST /v1/responses."""
+
+    model: str = Field(min_length=1)
+    input: Items
+    instructions: str | None = None
+    previous_response_id: str | None = Field(default=None, min_length=1)
+    conversation: ConversationId | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    background: bool | None = None
+    store: bool | None = None
+    metadata: Metadata | None = None
+    max_output_tokens: int | None = Field(default=None, ge=1, le=2**31)
+    max_tool_calls: int | None = Field(default=None, ge=1, le=2**31)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    text: TextConfig | None = None
+    reasoning: Reasoning | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    truncation: Literal["disabled"] | None = None
+    include: list[str] | None = None
+    top_logprobs: Literal[0] | None = None
+    service_tier: ServiceTier | None = None
+    prompt_cache_key: str | None = Field(default=None, max_length=512)
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
+    safety_identifier: str | None = Field(default=None, max_length=128)
+    user: str | None = Field(default=None, max_length=512)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_silently_dropped(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            wrong("send one JSON object")
+        refuse_unsupported(body)
+        return body
+
+    @field_validator("include")
+    @classmethod
+    def _includable(cls, names: list[str] | None) -> list[str] | None:
+        for name in names or ():
+            if name not in INCLUDABLE:
+                unsupported(f"{name[:80]!r} is not available; valid: {', '.join(INCLUDABLE)}")
+        return names
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CreateRequest:
+        if self.previous_response_id is not None and self.conversation is not None:
+            raise wrong_at("previous_response_id", "cannot be used together with conversation")
+        if self.background and self.store is False:
+            raise wrong_at("background", "a background response must be stored; leave store out")
+        if self.stream_options is not None and not self.stream:
+            raise wrong_at("stream_options", "goes with stream: true")
+        names = [tool.name for tool in self.tools or ()]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise wrong_at("tools", f"two tools are called {twice[0]!r}")
+        return self
+
+    @property
+    def forced(self) -> tuple[str, ...]:
+        """The names of tools that `tool_choice` speaks of."""
+        if isinstance(self.tool_choice, NamedTool):
+            return (self.tool_choice.name,)
+        if isinstance(self.tool_choice, AllowedTools):
+            return tuple(tool.name for tool in self.tool_choice.tools)
+        return ()
+
+    def items(self) -> list[Item]:
+        """The input as items, as the log keeps them."""
+        return normal(self.input)
+
+    def facts(self) -> dict[str, Any]:
+        """All but the input and the way of delivery, as the log keeps it: what was not said is
+        not there."""
+        found = self.model_dump(
+            by_alias=True,
+            exclude={"input", "previous_response_id", "conversation", "stream", "stream_options"},
+            exclude_none=True,
+        )
+        for tool in found.get("tools", ()):
+            tool.setdefault("parameters", None)
+            tool.setdefault("strict", None)
+        return found
+
+
+def refuse_unsupported(body: Mapping[str, Any]) -> None:
+    """Raises for parameters that are known elsewhere and would silently be missing here."""
+    include = body.get("include")
+    logprobs = "message.output_text.logprobs"
+    refusals = {
+        "truncation": (
+            body.get("truncation") == "auto",
+            "'auto' is not available: history is never cut silently; leave it out, or send "
+            "'disabled'",
+        ),
+        "include": (
+            isinstance(include, list) and logprobs in include,
+            f"{logprobs!r} is not available: log probabilities are not kept",
+        ),
+        "top_logprobs": (
+            body.get("top_logprobs") not in (None, 0),
+            "log probabilities are not kept; use /v1/chat/completions for them",
+        ),
+        "prompt": (
+            body.get("prompt") is not None,
+            "prompt templates are not kept here; name an agent as the model, or send instructions",
+        ),
+        "context_management": (
+            bool(body.get("context_management")),
+            "is set by the agent's configuration",
+        ),
+        "moderation": (body.get("moderation") is not None, "is not available"),
+    }
+    for param, (refused, why) in refusals.items():
+        if refused:
+            raise wrong_at(param, why, "unsupported_parameter")
+    for param in refusals:
+        if param not in CreateRequest.model_fields and param in body and isinstance(body, dict):
+            del body[param]

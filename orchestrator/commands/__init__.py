@@ -1,0 +1,1 @@
+"""What the `warmloop` command shows and asks, one module a command."""

@@ -1,0 +1,1 @@
+"""The journal: one contract, and the stores that keep it."""

@@ -1,0 +1,233 @@
+"""How far a response may go: what was used, against what may be.
+
+Everything that is counted comes from the log (tokens and costs from ModelResult, the time from
+ResponseAccepted), so a restart neither resets a budget nor forgives one.
+
+    used ──┬─ 80 % ──────── warned: the model is told
+           ├─ one more turn, as large as the largest so far, would be over
+           │                wound down: it is asked for a last answer, without tools
+           └─ the limit ─── cut
+
+Limits of a response, of its conversation and of its tenant are the same kind of value, a Cap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from orchestrator.loop.events import Call, LimitKind, LimitReached, ModelResult, Scope
+from serving.config import AgentLimits
+
+MINUTE_S = 60.0
+
+
+class Cap(msgspec.Struct, frozen=True, gc=False):
+    """One limit, and how much of it is used; `turn` is what one more turn may take of it."""
+
+    kind: LimitKind
+    used: float
+    limit: float
+    turn: float
+    scope: Scope = "response"
+
+    @property
+    def name(self) -> str:
+        return f"{self.scope}.{self.kind}"
+
+    def reached(self, now: float) -> LimitReached:
+        return LimitReached(self.kind, self.used, self.limit, now, self.scope)
+
+
+@dataclass(slots=True)
+class Totals:
+    """What was used over more than one response. Tokens as engines reported them."""
+
+    turns: int = 0
+    tool_calls: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    cost_usd: float = 0.0
+
+    def add(self, result: ModelResult) -> None:
+        self.turns += 1
+        self.tokens += result.prompt_tokens + result.output_tokens
+        self.seconds += result.seconds
+        self.cost_usd += result.cost_usd
+
+
+@dataclass(slots=True)
+class Spent:
+    """What one response has used so far. Tokens as engines reported them; `since` is Unix time."""
+
+    since: float
+    turns: int = 0
+    tool_calls: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    wasted_tokens: int = 0
+    cost_usd: float = 0.0
+    uncached_cost_usd: float = 0.0
+    turn_began: float = 0.0
+    """Unix time at which the newest turn was asked; 0: none was."""
+    largest_tokens: int = 0
+    largest_seconds: float = 0.0
+    """Of one turn and its tools."""
+    largest_cost_usd: float = 0.0
+    repeats: int = 0
+    """How many times in a row the newest calls were made."""
+    last_calls: frozenset[tuple[str, str]] = field(default_factory=frozenset)
+    states: dict[bytes, int] = field(default_factory=dict)
+    """Hash of a turn's calls and results → how many turns had them."""
+    same_state: int = 0
+    """How often the newest turn's calls and results were seen."""
+    call_times: list[float] = field(default_factory=list)
+    """When the calls of the last minute began."""
+
+    def begin_turn(self, at: float) -> None:
+        if self.turn_began:
+            self.largest_seconds = max(self.largest_seconds, at - self.turn_began)
+        self.turn_began = at
+
+    def add(self, result: ModelResult) -> None:
+        self.turns += 1
+        self.prompt_tokens += result.prompt_tokens
+        self.cached_tokens += result.cached_tokens
+        self.output_tokens += result.output_tokens
+        self.cost_usd += result.cost_usd
+        self.uncached_cost_usd += result.uncached_cost_usd
+        tokens = result.prompt_tokens + result.output_tokens
+        self.largest_tokens = max(self.largest_tokens, tokens)
+        self.largest_cost_usd = max(self.largest_cost_usd, result.cost_usd)
+
+    def count_calls(self, calls: list[Call]) -> None:
+        """Note the calls of one turn.
+
+        Turns that ask for the same set of calls again are repetitions, and so are equal calls
+        within one turn.
+        """
+        asked = frozenset((call.name, call.arguments) for call in calls)
+        times = len(calls) // len(asked)
+        self.repeats = self.repeats + times if asked == self.last_calls else times
+        self.last_calls = asked
+
+    def count_call(self, at: float) -> None:
+        """A call begins."""
+        self.tool_calls += 1
+        times = self.call_times
+        times.append(at)
+        while times[0] <= at - MINUTE_S:
+            del times[0]
+
+    def count_state(self, state: bytes) -> None:
+        """A turn has its results."""
+        self.same_state = self.states[state] = self.states.get(state, 0) + 1
+
+
+def of_response(spent: Spent, limits: AgentLimits, now: float) -> list[Cap]:
+    """The caps of one response."""
+    tokens = spent.prompt_tokens + spent.output_tokens
+    seconds = round(now - spent.since, 3)
+    longest = max(spent.largest_seconds, now - spent.turn_began if spent.turn_began else 0.0)
+    caps = [
+        Cap("seconds", seconds, limits.max_seconds, longest),
+        Cap("tokens", tokens, limits.max_tokens, spent.largest_tokens),
+        Cap("turns", spent.turns, limits.max_turns, 1),
+        Cap("tool_calls", spent.tool_calls, limits.max_tool_calls, 0),
+    ]
+    if limits.max_cost_usd is not None:
+        caps.append(Cap("cost", spent.cost_usd, limits.max_cost_usd, spent.largest_cost_usd))
+    return caps
+
+
+def of_conversation(total: Totals, spent: Spent, limits: AgentLimits) -> list[Cap]:
+    """The caps of a conversation that has used `total`, this response included."""
+    own = limits.conversation
+    found = (
+        ("turns", total.turns, own.max_turns, 1),
+        ("tool_calls", total.tool_calls, own.max_tool_calls, 0),
+        ("tokens", total.tokens, own.max_tokens, spent.largest_tokens),
+        ("seconds", total.seconds, own.max_seconds, spent.largest_seconds),
+        ("cost", total.cost_usd, own.max_cost_usd, spent.largest_cost_usd),
+    )
+    return [
+        Cap(kind, used, limit, turn, "conversation")  # type: ignore[arg-type]  # the kinds above
+        for kind, used, limit, turn in found
+        if limit is not None
+    ]
+
+
+class Bounds(msgspec.Struct, frozen=True, gc=False):
+    """All that bounds a response at one moment (Unix seconds)."""
+
+    limits: AgentLimits
+    caps: list[Cap]
+    now: float
+
+    def cut(self, *, asking: bool) -> LimitReached | None:
+        """The limit that is reached. Turns count only against one who would ask (`asking`), calls
+        only against one who would call (`before_tools`)."""
+        for cap in self.caps:
+            if cap.kind == "tool_calls" or (cap.kind == "turns" and not asking):
+                continue
+            if cap.used >= cap.limit:
+                return cap.reached(self.now)
+        return None
+
+    def nearly(self) -> Cap | None:
+        """A cap that one more turn may go over: the next one had better be the last."""
+        for cap in self.caps:
+            if cap.used and cap.used + cap.turn >= cap.limit:
+                return cap
+        return None
+
+    def warnings(self) -> list[Cap]:
+        """The caps of which so much is used that the model should know."""
+        share = self.limits.warn_at
+        return [c for c in self.caps if share < 1 and c.limit and c.used >= share * c.limit]
+
+    def before_tools(self, spent: Spent, calls: int, waiting: int) -> LimitReached | None:
+        """May `waiting` more of a turn's `calls` run? All or none: half a turn's calls are of no
+        use to a model."""
+        limits, now = self.limits, self.now
+        if spent.repeats >= limits.same_call:
+            return LimitReached("same_call", spent.repeats, limits.same_call, now)
+        for cap in self.caps:
+            if cap.kind == "tool_calls" and cap.used + waiting > cap.limit:
+                return LimitReached("tool_calls", cap.used + waiting, cap.limit, now, cap.scope)
+        if calls > limits.max_calls_a_turn:
+            return LimitReached("storm", calls, limits.max_calls_a_turn, now)
+        recent = waiting + sum(at > now - MINUTE_S for at in spent.call_times)
+        if recent > limits.max_calls_a_minute:
+            return LimitReached("storm", recent, limits.max_calls_a_minute, now)
+        return None
+
+
+def deadline(spent: Spent, limits: AgentLimits) -> float:
+    """When the response runs out of time, in Unix seconds."""
+    return spent.since + limits.max_seconds
+
+
+REASONS = {
+    "turns": ("max_turns", "the limit of {limit:g} model turns is reached"),
+    "tool_calls": ("max_tool_calls", "{value:g} tool calls, the limit is {limit:g}"),
+    "tokens": ("max_tokens", "{value:g} tokens are used, the limit is {limit:g}"),
+    "seconds": ("max_seconds", "{value:g} s have passed, the limit is {limit:g}"),
+    "cost": ("max_cost_usd", "${value:g} is spent, the limit is ${limit:g}"),
+    "same_call": ("same_call", "the same call was made {value:g} times in a row"),
+    "same_state": ("same_state", "the same calls gave the same results {value:g} times"),
+    "storm": ("storm", "{value:g} calls at once or in a minute are more than {limit:g}"),
+    "overflow": ("context_full", "a prompt of {value:g} tokens leaves no room in {limit:g}"),
+}
+"""Limit → the response's reason code, and a sentence."""
+
+
+def explain(reached: LimitReached) -> tuple[str, str]:
+    """Reason code and sentence for a limit."""
+    code, sentence = REASONS[reached.kind]
+    said = sentence.format(value=reached.value, limit=reached.limit)
+    if reached.scope == "response":
+        return code, said
+    return f"{reached.scope}_{code}", f"{said} (of the whole {reached.scope})"

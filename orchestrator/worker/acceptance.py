@@ -1,0 +1,129 @@
+"""Accepting: from a request to a claim whose log begins with it.
+
+    Idempotency-Key known ─► the response that it made
+    else claim ─► lease ─► fold the log ─► append ResponseAccepted, durably ─► ready to run
+              └ Conflict while a response of the conversation is in progress, here or elsewhere
+
+Whatever fails leaves nothing behind: no claim, no lease, nothing stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from orchestrator.agents import Agents
+from orchestrator.api import approvals
+from orchestrator.journal.base import AlreadyAccepted, Journal, ResponseRef
+from orchestrator.loop.events import AnyEvent, ConversationStarted, ResponseAccepted
+from orchestrator.loop.machine import fold
+from orchestrator.worker.claims import Claim, Claims
+from orchestrator.worker.collaborators import Collaborators
+from orchestrator.worker.leases import Leases
+from orchestrator.worker.offers import Offers
+from orchestrator.worker.parking import Parking
+from orchestrator.worker.runner import Runner
+from serving.errors import Conflict, NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A response that is in the journal; `created` is False for a repeated Idempotency-Key."""
+
+    ref: ResponseRef
+    created: bool
+
+
+class Acceptance:
+    """Stores requests. `leave` gives a claim up."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        agents: Agents,
+        offers: Offers,
+        claims: Claims,
+        leases: Leases,
+        parking: Parking,
+        shared: Collaborators,
+        leave: Callable[[Claim], Awaitable[None]],
+    ) -> None:
+        self._journal = journal
+        self._agents = agents
+        self._offers = offers
+        self._claims = claims
+        self._leases = leases
+        self._parking = parking
+        self._shared = shared
+        self._leave = leave
+
+    async def known(self, accepted: ResponseAccepted) -> Admission | None:
+        """The response that its Idempotency-Key has made before."""
+        if accepted.idempotency_key:
+            ref = await self._journal.find_idempotent(accepted.idempotency_key)
+            if ref is not None:
+                return Admission(ref, created=False)
+        return None
+
+    async def idle(self, conversation: str) -> None:
+        """Returns when nobody here has a claim; waits for a run that just ended."""
+        while (busy := self._claims.get(conversation)) is not None:
+            if busy.runner is None or busy.runner.state.run is not None:
+                raise _locked(conversation)
+            await asyncio.shield(busy.done)
+
+    async def store(
+        self, conversation: str, accepted: ResponseAccepted, opening: Sequence[AnyEvent]
+    ) -> tuple[Claim | None, Admission]:
+        """The claim on the stored request, to be run; None when it was stored before."""
+        claim = self._claims.take(conversation)
+        try:
+            claim.runner, ref = await self._store(claim, accepted, opening)
+        except AlreadyAccepted as repeated:
+            await self._leave(claim)
+            return None, Admission(repeated.ref, created=False)
+        except BaseException:
+            await self._leave(claim)
+            raise
+        return claim, Admission(ref, created=True)
+
+    async def _store(
+        self, claim: Claim, accepted: ResponseAccepted, opening: Sequence[AnyEvent]
+    ) -> tuple[Runner, ResponseRef]:
+        conversation = claim.conversation
+        lease = await self._leases.take(claim)
+        if lease is None:
+            raise _locked(conversation)
+        parked = await self._parking.load(lease)
+        state = parked.state
+        if state.run is not None:
+            claim.again = True  # nobody drives it: do, and let the caller come again
+            raise _locked(conversation)
+        if state.purged:
+            raise NotFound(f"no conversation {conversation!r}", param="conversation")
+        first = opening[0] if opening else None
+        name = state.agent or (first.agent if isinstance(first, ConversationStarted) else "")
+        if not name:
+            raise NotFound(f"no conversation {conversation!r}", param="conversation")
+        agent = self._agents.get(name)
+        listed = await self._offers.begin(agent, state.offers, accepted)
+        decided = approvals.decisions(state, accepted.input, accepted.at)
+        events = [*(() if state.agent else opening), *listed, accepted, *decided]
+        seq = await self._journal.append(lease, events)
+        for event in events:
+            fold(state, event)
+        state.seq = seq
+        agent = self._offers.bind(agent, state)
+        runner = Runner(self._shared, lease, agent, state, parked.prompt_of(agent))
+        return runner, ResponseRef(accepted.response_id, conversation, seq - len(decided))
+
+
+def _locked(conversation: str) -> Conflict:
+    return Conflict(
+        f"conversation {conversation!r} has a response in progress; wait for it or cancel it",
+        param="conversation",
+        code="conversation_locked",
+        retry_after_s=1,
+    )

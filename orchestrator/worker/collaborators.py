@@ -1,0 +1,38 @@
+"""What every run of a worker shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.clock import Clock
+from orchestrator.journal.base import Journal
+from orchestrator.model import ModelClient
+from orchestrator.tools.base import ChildRuns
+from orchestrator.worker.guard_metrics import GuardMetrics
+from orchestrator.worker.turn_outcomes import Report
+from serving.config import Prices
+
+
+@dataclass(frozen=True, slots=True)
+class Collaborators:
+    """Handed to each runner, and by it to its parts."""
+
+    journal: Journal
+    models: ModelClient
+    clock: Clock
+    prices: Mapping[str, Prices]
+    """By the name of the model that served."""
+    delta_batch_s: float
+    park_s: float
+    """A run that only waits, for so long or longer, waits without a process."""
+    outcomes: Report
+    """Hears whether a turn was good."""
+    children: ChildRuns | None
+    """Where calls ask other agents."""
+    guard: GuardMetrics
+    context_tokens: Callable[[str], int]
+    """Longest prompt and answer of a model; 0: not known."""
+    spawn: Callable[[Coroutine[Any, Any, None]], None]
+    """Starts a task that the worker owns."""

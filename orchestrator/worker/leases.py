@@ -1,0 +1,82 @@
+"""Leases: the journal's word against other processes, taken, renewed and given up for claims.
+
+A renewal that comes back with another token, or not at all, means that another process has the
+conversation: its run here is fenced and stores nothing more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from orchestrator.clock import Clock, sleep
+from orchestrator.journal.base import Journal, JournalFull, Lease
+from orchestrator.worker.claims import Claim, Claims
+
+PATIENCE_S = 0.5
+"""Between two questions whether another process has let go."""
+CANCEL = "cancel "
+DUE = "due"
+"""The notes that workers send each other: end that response; something may be due."""
+log = logging.getLogger("warmloop.worker")
+
+
+def cancel_note(response_id: str) -> str:
+    return CANCEL + response_id
+
+
+class Leases:
+    """The leases that one owner holds."""
+
+    def __init__(self, journal: Journal, clock: Clock, owner: str, lease_s: float) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._owner = owner
+        self._lease_s = lease_s
+
+    async def take(self, claim: Claim) -> Lease | None:
+        """Give the claim its lease; None while another process holds the conversation."""
+        claim.lease = await self._ask(claim)
+        return claim.lease
+
+    async def wait_for(self, claim: Claim) -> Lease | None:
+        """The lease, after another process has let go or died; None if nobody waits for that."""
+        while (lease := await self.take(claim)) is None:
+            if claim.cancel_id:
+                await self._journal.send(cancel_note(claim.cancel_id))
+            elif not claim.patient:
+                return None
+            await sleep(self._clock, min(PATIENCE_S, self._lease_s / 4))
+        return lease
+
+    async def release(self, claim: Claim, wake_at: float) -> None:
+        # Gone from here at once: a renewal behind the release would take it again, for nobody.
+        lease, claim.lease = claim.lease, None
+        if lease is not None:
+            with suppress(JournalFull):  # then it runs out by itself
+                await self._journal.release(lease, wake_at=wake_at)
+
+    async def keep(self, claims: Claims) -> None:
+        """Renew what is held, for ever."""
+        while True:
+            await sleep(self._clock, self._lease_s / 3)
+            held = [claim for claim in claims if claim.lease is not None]
+            await asyncio.gather(*(self._renew(claim) for claim in held))
+
+    async def _renew(self, claim: Claim) -> None:
+        if (held := claim.lease) is None:
+            return
+        try:
+            lease = await self._ask(claim)
+        except JournalFull as error:
+            log.warning("%s: the lease cannot be renewed: %s", claim.conversation, error)
+            return
+        if claim.done.done() or claim.lease is None:
+            return
+        lost = lease is None or lease.token != held.token
+        if lost and claim.runner is not None:
+            claim.runner.fence()
+
+    async def _ask(self, claim: Claim) -> Lease | None:
+        return await self._journal.lease(claim.conversation, self._owner, self._lease_s)
