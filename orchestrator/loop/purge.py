@@ -12,13 +12,16 @@ itself (POST /v1/conversations) the items are the conversation's, and go with it
 brought a person's decision stays like one that others stand on: without it, the call that was
 decided would be open again, and could run twice.
 
+A call to another agent has a conversation of its own, which no later prompt is made of either: it
+goes with the response that made the call, whole, once the call is answered or gone.
+
 What goes leaves a tombstone in its place, made of the event's numbers alone. So a type of event
 that does not exist yet leaks nothing: what is not a number is not kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.journal.base import Recorded
@@ -31,7 +34,9 @@ from orchestrator.loop.events import (
     Purged,
     ResponseAccepted,
     ToolFailed,
+    ToolIntent,
     ToolProgress,
+    ToolResult,
 )
 from orchestrator.loop.machine import fold
 from orchestrator.loop.state import State
@@ -46,6 +51,8 @@ class Tombstones:
 
     events: Sequence[Recorded]
     responses: Sequence[str]
+    keys: Sequence[str] = ()
+    """Of calls: what they left in conversations of their own goes, too."""
     whole: bool = False
     """Nothing of the conversation is left."""
 
@@ -62,7 +69,7 @@ class _Segment:
 def whole(log: Sequence[Recorded]) -> Tombstones:
     """Everything goes."""
     ids = [e.event.response_id for e in log if isinstance(e.event, ResponseAccepted)]
-    return Tombstones(_entomb(log, range(len(log))), ids, whole=True)
+    return Tombstones(_entomb(log, range(len(log))), ids, _keys(log, range(len(log))), whole=True)
 
 
 def without(log: Sequence[Recorded], gone: Collection[str]) -> Tombstones:
@@ -73,6 +80,7 @@ def without(log: Sequence[Recorded], gone: Collection[str]) -> Tombstones:
     if not (living or opening.stays or any(each.stays for each in responses)):
         return whole(log)
     places: list[int] = []
+    calls: list[int] = []
     last = not opening.stays  # is it the end of the log that we look at?
     for segment in reversed(responses):
         last = last and segment.response_id in gone and not segment.stays
@@ -80,7 +88,19 @@ def without(log: Sequence[Recorded], gone: Collection[str]) -> Tombstones:
             places += segment.places
         elif segment.response_id in gone:
             places += [at for at in segment.places if isinstance(log[at].event, PASSING)]
-    return Tombstones(_entomb(log, sorted(places)), sorted(gone))
+            calls += segment.places
+    # A call that stays, and has no result yet, goes on with the conversation that it has.
+    keys = [*_keys(log, places), *_keys(log, calls, answered=True)]
+    return Tombstones(_entomb(log, sorted(places)), sorted(gone), keys)
+
+
+def _keys(log: Sequence[Recorded], places: Iterable[int], *, answered: bool = False) -> list[str]:
+    """Of the calls that began there; `answered`: only of those that have a result."""
+    began = [e for e in (log[at].event for at in places) if isinstance(e, ToolIntent)]
+    if answered:
+        done = {e.event.call_id for e in log if isinstance(e.event, ToolResult)}
+        began = [each for each in began if each.call_id in done]
+    return list(dict.fromkeys(each.key for each in began))
 
 
 def _segments(log: Sequence[Recorded]) -> list[_Segment]:

@@ -1,11 +1,14 @@
 """Purging: deletes at once what a client deletes, and in the background what nobody keeps.
 
     DELETE, or a sweep ─► its run is cancelled ─► lease ─► tombstones, in one transaction ─► scrub
+                                                       └ first the same for its calls' conversations
 
 A sweep looks, in small batches, for responses that were not to be stored, `unstored_s` after their
 end, and for conversations without news for `retention_s`. Several front doors may sweep one
-journal: what one of them has at hand is left alone by the others. `scrub` makes the store's own
-files forget; it may have to be tried again.
+journal: what one of them has at hand is left alone by the others. Agents that were asked as tools
+have conversations of their own (`tools/children.py`): these go before their caller's, which is the
+only one that knows of them, so that whatever a crash leaves can be purged again. `scrub` makes the
+store's own files forget; it may have to be tried again.
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from orchestrator.clock import Clock
 from orchestrator.journal.base import Fenced, Journal, JournalFull, Lease, Recorded, ResponseRef
 from orchestrator.loop import purge
 from orchestrator.loop.events import ResponseAccepted
 from orchestrator.loop.machine import fold_all
+from orchestrator.tools.children import ids_of
 from orchestrator.worker.claims import Claim, Claims
 from orchestrator.worker.leases import Leases
 from orchestrator.worker.parking import Parking
@@ -171,6 +176,7 @@ class Purger:
                     raise _in_use(conversation)
                 # A response before the one that runs: what it leaves is not what the run has read.
                 await self._store(busy.lease, tombs)
+                self._parking.forget(conversation)  # it may have ended meanwhile
                 return
             await asyncio.shield(busy.done)
         claim = self._claims.take(conversation)
@@ -189,6 +195,9 @@ class Purger:
         self, lease: Lease, tombs: Callable[[list[Recorded]], Awaitable[purge.Tombstones]]
     ) -> None:
         found = await tombs(await self._journal.read(lease.conversation))
+        for key in found.keys:
+            with suppress(NotFound):  # most calls are not to agents
+                await self.conversation(ids_of(key).conversation)
         await self._journal.purge(lease, found.events, found.responses, whole=found.whole)
         self._dirty = True
         self._clock.call_later(SCRUB_S, self._bell.set)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from orchestrator.clock import FakeClock
 from orchestrator.journal.base import AlreadyAccepted, Fenced, Journal, Lease, Recorded
-from orchestrator.journal.memory import MemoryJournal
-from orchestrator.journal.postgres import PostgresJournal
-from orchestrator.journal.sqlite import SqliteJournal
 from orchestrator.loop.events import (
     AnyEvent,
     ConversationStarted,
@@ -24,10 +20,7 @@ from orchestrator.loop.events import (
     ResponseAccepted,
     ResponseFinished,
 )
-from serving.config import JournalConfig
-from tests.postgres import Server
-
-Open = Callable[[], Journal]
+from tests.stores import KINDS, opened
 
 
 @pytest.fixture
@@ -35,23 +28,12 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(params=KINDS)
 async def journal(
     request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
 ) -> AsyncIterator[Journal]:
-    async with AsyncExitStack() as life:
-        opened: Journal
-        if request.param == "memory":
-            opened = MemoryJournal(clock=clock)
-        elif request.param == "sqlite":
-            opened = SqliteJournal(tmp_path / "journal.db", clock=clock)
-        else:
-            postgres: Server = request.getfixturevalue("postgres")
-            url = await life.enter_async_context(postgres.database())
-            opened = PostgresJournal(JournalConfig(url=url), clock=clock)
-        life.push_async_callback(opened.close)
-        await opened.start()
-        yield opened
+    async with opened(request.param, request, tmp_path, clock) as journal:
+        yield journal
 
 
 def intent(step: int) -> ModelIntent:

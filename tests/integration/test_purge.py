@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -12,15 +12,14 @@ import pytest
 from orchestrator.agents import Agents, resolve
 from orchestrator.clock import FakeClock
 from orchestrator.journal.base import Journal
-from orchestrator.journal.postgres import PostgresJournal
 from orchestrator.journal.sqlite import SqliteJournal
 from orchestrator.loop.events import ConversationStarted, Purged, ResponseAccepted, ResponseFinished
 from orchestrator.model import ModelTurn
 from orchestrator.model_scripted import Script, Scripted, ScriptedModel, says
 from orchestrator.worker.worker import Worker
-from serving.config import AgentConfig, JournalConfig
+from serving.config import AgentConfig
 from serving.errors import NotFound
-from tests.postgres import Server
+from tests.stores import opened
 
 SECRET = "swordfish"
 
@@ -60,16 +59,7 @@ def clock() -> FakeClock:
 async def store(
     request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
 ) -> AsyncIterator[Journal]:
-    async with AsyncExitStack() as life:
-        journal: Journal
-        if request.param == "sqlite":
-            journal = SqliteJournal(tmp_path / "journal.db", clock=clock)
-        else:
-            postgres: Server = request.getfixturevalue("postgres")
-            url = await life.enter_async_context(postgres.database())
-            journal = PostgresJournal(JournalConfig(url=url), clock=clock)
-        life.push_async_callback(journal.close)
-        await journal.start()
+    async with opened(request.param, request, tmp_path, clock) as journal:
         yield journal
 
 
