@@ -207,6 +207,7 @@ class ToolRunner:
 
     async def abandon(self) -> None:
         """The response ends: calls of it that began and gave no result let go of what they hold.
+        One that waits for a person does not: a later response goes on with it.
 
         Why it ends is stored first: whoever went on with it after a crash would otherwise take what
         an abandoned call left for its result.
@@ -215,7 +216,8 @@ class ToolRunner:
         letting_go = []
         for open_call in run.calls.values() if run else ():
             found = self._agent.tools.get(open_call.call.name)
-            if run and found and found.abandon and open_call.attempts and not open_call.result:
+            is_left = open_call.attempts and not open_call.result and open_call.approval != "asked"
+            if run and found and found.abandon and is_left:
                 context = self._context(run, open_call.call, open_call.attempts)
                 letting_go.append((found.abandon, context))
         if letting_go:

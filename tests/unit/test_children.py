@@ -203,6 +203,24 @@ async def test_a_child_that_waits_for_a_person_makes_its_caller_ask_and_go_on_af
     assert result.output == "sold it"
 
 
+async def test_a_caller_that_waits_for_a_person_cancels_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    office = Office(asks_once, [calls(("sell", {"item": "bell"})), says("sold it")])
+    cancelled: list[str] = []
+
+    async def noted(worker: Worker, response_id: str) -> ResponseRef:
+        cancelled.append(response_id)
+        return ResponseRef(response_id, "", 1)
+
+    monkeypatch.setattr(Worker, "cancel", noted)
+    async with office.open() as worker:
+        await office.ask(worker)
+        await worker.run("c")
+        assert await office.waiting()
+    assert cancelled == []
+
+
 async def test_who_allows_a_child_to_begin_has_not_allowed_what_it_asks_for() -> None:
     office = Office(
         asks_once, [calls(("sell", {"item": "bell"})), says("sold it")], allow_helper=False
