@@ -15,16 +15,16 @@ from dataclasses import dataclass
 
 from orchestrator.agents import Agents
 from orchestrator.api import approvals
-from orchestrator.journal.base import AlreadyAccepted, Journal, ResponseRef
+from orchestrator.journal.base import AlreadyAccepted, Journal, Lease, ResponseRef
 from orchestrator.loop.events import AnyEvent, ConversationStarted, ResponseAccepted
 from orchestrator.loop.machine import fold
 from orchestrator.worker.claims import Claim, Claims
 from orchestrator.worker.collaborators import Collaborators
 from orchestrator.worker.leases import Leases
 from orchestrator.worker.offers import Offers
-from orchestrator.worker.parking import Parking
+from orchestrator.worker.parking import Parked, Parking
 from orchestrator.worker.runner import Runner
-from serving.errors import Conflict, NotFound
+from serving.errors import Conflict, NotFound, WarmloopError
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +97,19 @@ class Acceptance:
         if lease is None:
             raise _locked(conversation)
         parked = await self._parking.load(lease)
-        state = parked.state
-        if state.run is not None:
+        if parked.state.run is not None:
             claim.again = True  # nobody drives it: do, and let the caller come again
             raise _locked(conversation)
+        try:
+            return await self._add(lease, parked, accepted, opening)
+        except WarmloopError:
+            self._parking.put_back(lease, parked)
+            raise
+
+    async def _add(
+        self, lease: Lease, parked: Parked, accepted: ResponseAccepted, opening: Sequence[AnyEvent]
+    ) -> tuple[Runner, ResponseRef]:
+        conversation, state = lease.conversation, parked.state
         if state.purged:
             raise NotFound(f"no conversation {conversation!r}", param="conversation")
         first = opening[0] if opening else None

@@ -48,9 +48,17 @@ class Parking:
 
     def keep(self, lease: Lease, runner: Runner) -> None:
         """Only what the log says may be kept: an idle state has nothing that is not stored."""
-        if not runner.is_idle:
-            return
-        self._parked[lease.conversation] = Parked(runner.state, runner.prompt, lease.token)
+        if runner.is_idle:
+            self._put(lease, Parked(runner.state, runner.prompt))
+
+    def put_back(self, lease: Lease, parked: Parked) -> None:
+        """What `load` gave, when nothing was done with it."""
+        if parked.state.run is None and parked.state.seq > 0:
+            self._put(lease, parked)
+
+    def _put(self, lease: Lease, parked: Parked) -> None:
+        parked.token = lease.token
+        self._parked[lease.conversation] = parked
         self._parked.move_to_end(lease.conversation)
         if len(self._parked) > self._max_parked:
             self._parked.popitem(last=False)

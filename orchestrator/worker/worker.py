@@ -334,6 +334,7 @@ class Worker:
             return None
         parked = await self._parking.load(lease)
         if parked.state.run is None:
+            self._parking.put_back(lease, parked)
             return None
         try:
             agent = self._agents.get(parked.state.agent)
