@@ -126,6 +126,7 @@ class Writer:
             head = self._heads.get(operation.conversation)
             if head is not None and isinstance(operation, Append):
                 self._heads[operation.conversation] = replace(head, in_doubt=True)
+                self._heads.move_to_end(operation.conversation)
 
     def _head(self, name: str) -> Head | None:
         return self._staged[name] if name in self._staged else self._heads.get(name)
@@ -146,7 +147,9 @@ class Writer:
             row, head = granted.get(each.conversation), self._head(each.conversation)
             if row is None:
                 each.result = None
-                self._staged[each.conversation] = None
+                # Somebody else has it, who may be of this process: what is in doubt stays so.
+                if head is not None and not head.in_doubt:
+                    self._staged[each.conversation] = None
                 continue
             each.result = Lease(each.conversation, each.owner, row["fence"], row["expires_at"])
             if head is None or head.fence != row["fence"]:

@@ -13,6 +13,7 @@ import pytest
 from orchestrator.clock import SystemClock
 from orchestrator.journal.base import JournalFull, Lease
 from orchestrator.journal.postgres import PostgresJournal
+from orchestrator.journal.postgres_operations import Operation
 from orchestrator.loop.events import AnyEvent, ModelIntent, ResponseAccepted, ResponseFinished
 from serving.config import JournalConfig
 from tests.postgres import Server
@@ -126,6 +127,27 @@ async def test_connections_that_are_cut_lose_nothing_and_double_nothing(server: 
             await cutting
         assert work.refused > 0
         await is_whole(url)
+
+
+async def test_what_is_in_doubt_stays_so_when_somebody_else_asks_for_the_lease(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with server.database() as url, opened(url) as journal:
+        lease = await leased(journal)
+        commit = journal._writer._commit
+
+        async def breaks_after(batch: Sequence[Operation]) -> None:
+            await commit(batch)
+            raise ConnectionResetError("it was stored, and nobody heard of it")
+
+        monkeypatch.setattr(journal._writer, "_commit", breaks_after)
+        with pytest.raises(JournalFull):
+            await journal.append(lease, [ModelIntent(1, 1, 1.0)])
+        monkeypatch.setattr(journal._writer, "_commit", commit)
+        assert await journal.lease("c", "somebody else here", 10) is None
+        again: list[AnyEvent] = [ModelIntent(1, 1, 1.0), ModelIntent(2, 1, 1.0)]
+        assert await journal.append(lease, again) == 2
+        assert [each.event for each in await journal.read("c")] == again
 
 
 async def test_a_server_that_is_killed_and_comes_back_loses_nothing(server: Server) -> None:
