@@ -431,6 +431,8 @@ class AgentLimits(Frozen):
     """What the model is shown of a result; the whole of it is kept in the journal."""
     tool_kept_bytes: int = Field(default=4 * 2**20, ge=256)
     """What is kept of a result at most."""
+    tool_progress_bytes_per_s: int = Field(default=8192, ge=256)
+    """What one running call may put into the journal as progress; of more the newest is kept."""
     tool_attempts: int = Field(default=4, ge=1)
     """Tries of one call whose tool says that it may work later."""
     model_attempts: int = Field(default=3, ge=1)

@@ -88,7 +88,7 @@ class ToolRunner:
         self._prepared: list[_Begun] = []
         self._guesses: dict[str, tuple[_Begun, asyncio.Task[Any]]] = {}
         self._forgotten: list[asyncio.Task[Any]] = []
-        self._progress = Progress(shared, book)
+        self._progress = Progress(shared, book, limits.tool_progress_bytes_per_s)
 
     @property
     def running(self) -> set[str]:
@@ -300,7 +300,7 @@ class ToolRunner:
     def _ended(self, run: Run, begun: _Begun, came: Came) -> None:
         call, context, step = begun.ready.call, begun.context, self._book.state.step
         now = self._clock.now()
-        for shown in self._progress.take():
+        for shown in self._progress.end(call.call_id):
             self._book.emit(shown)
         if came is None:
             self._ask(run, call, "outcome_unknown", now)
