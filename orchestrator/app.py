@@ -30,6 +30,8 @@ from orchestrator.mcp.tools import McpTools
 from orchestrator.model import RouterModel
 from orchestrator.prices import PriceList
 from orchestrator.worker.guard_metrics import GuardMetrics
+from orchestrator.worker.journal_metrics import JournalMetrics
+from orchestrator.worker.run_metrics import RunMetrics
 from orchestrator.worker.worker import Worker
 from router import api, peer_http
 from router.access import Access
@@ -61,7 +63,7 @@ def create_app(config: StackConfig) -> ASGIApp:
     discovery.report_queues(table, router.scheduler.queues)
     auto = AutoTurns(router, folder=config.folder / "tiers")
     mcp = McpServers(config.mcp, config.folder)
-    journal = open_journal(config)
+    journal = open_journal(config, JournalMetrics(router.metrics.registry))
     worker = Worker(
         journal=journal,
         agents=agents,
@@ -75,6 +77,7 @@ def create_app(config: StackConfig) -> ASGIApp:
         unstored_s=config.journal.unstored_s,
         retention_s=config.journal.retention_s,
         guard=GuardMetrics(router.metrics.registry),
+        runs=RunMetrics(router.metrics.registry),
         context_tokens=ContextSizes(config, router.catalogue.parent).of,
     )
 

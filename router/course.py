@@ -92,13 +92,13 @@ class Course:
         self.close()
 
     def used(self, usage: Usage) -> None:
-        self.record.prompt_tokens = usage.prompt_tokens
-        self.record.cached_tokens = usage.cached_tokens
-        self.record.output_tokens = usage.output_tokens
+        prompt, cached, output = usage.prompt_tokens, usage.cached_tokens, usage.output_tokens
+        self.record.prompt_tokens = prompt
+        self.record.cached_tokens = cached
+        self.record.output_tokens = output
         prices = self.router.config.models[self.record.model].prices
-        self.record.cost_usd = prices.cost_usd(
-            prompt=usage.prompt_tokens, cached=usage.cached_tokens, output=usage.output_tokens
-        )
+        self.record.cost_usd = prices.cost_usd(prompt=prompt, cached=cached, output=output)
+        self.record.uncached_cost_usd = prices.cost_usd(prompt=prompt, cached=0, output=output)
         assert self.slot is not None  # noqa: S101  an answer comes from somewhere
         self.slot.ended(usage)
         self.hold.used(usage)

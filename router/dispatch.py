@@ -473,6 +473,7 @@ class _Open:
             self._until = block
         upstream, placed = await router._attempt(course, slot)
         record.first_byte_s = round(router.clock() - self._started, 6)
+        record.stream = upstream.is_stream
         return await router._answered(course, slot, upstream, placed)
 
     async def _end(self, error: BaseException | None) -> None:

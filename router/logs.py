@@ -55,10 +55,14 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     """In the router, for its turn."""
     estimated_s: float | None = None
     """To the first token, from when it was sent; `first_byte_s` tells what came of it."""
+    stream: bool = False
+    """The answer came as a stream: its first byte is its first token."""
     first_byte_s: float | None = None
     total_s: float | None = None
     cost_usd: float | None = None
     """By the model's prices and the engine's token counts."""
+    uncached_cost_usd: float | None = None
+    """What the same turn costs when nothing is cached."""
     agent: str = ""
     tier: str = ""
     """Where `auto` was asked: the tier that was chosen; why is in `reason`."""

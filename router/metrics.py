@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from router.logs import TurnRecord
 from router.tallies import Counts, Spreads
-from serving.table import Engine
+from serving.table import Engine, EngineLoad
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, of no use here
 
@@ -42,6 +42,35 @@ class _EngineStates(Collector):
         for (model, state), count in Tally((e.model, e.state) for e in self._snapshot()).items():
             family.add_metric((model, state), count)
         yield family
+
+
+class _EngineLoads(Collector):
+    """What ready engines said of themselves last, by model."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        running = GaugeMetricFamily(
+            "warmloop_engine_running", "Requests that engines compute, by model", labels=("model",)
+        )
+        waiting = GaugeMetricFamily(
+            "warmloop_engine_waiting", "Requests that wait in engines, by model", labels=("model",)
+        )
+        kv_usage = GaugeMetricFamily(
+            "warmloop_engine_kv_usage",
+            "Share of its KV cache that the model's fullest engine has in use",
+            labels=("model",),
+        )
+        loads: dict[str, list[EngineLoad]] = {}
+        for engine in self._snapshot():
+            if engine.state == "ready":
+                loads.setdefault(engine.model, []).append(engine.load)
+        for model, each in loads.items():
+            running.add_metric((model,), sum(load.running for load in each))
+            waiting.add_metric((model,), sum(load.waiting for load in each))
+            kv_usage.add_metric((model,), max(load.kv_usage for load in each))
+        yield from (running, waiting, kv_usage)
 
 
 class _Breakers(Collector):
@@ -75,6 +104,7 @@ class Metrics:
     ) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_EngineStates(snapshot))
+        self.registry.register(_EngineLoads(snapshot))
         self.registry.register(_Breakers(snapshot, condition))
         gauge = Gauge(
             "warmloop_inflight", "Requests on their way to engines", registry=self.registry
@@ -97,13 +127,39 @@ class Metrics:
             ("model",),
             _BUCKETS_S,
         )
+        self._first_token = Spreads(
+            "warmloop_first_token_seconds",
+            "The same of streams alone: to their first token",
+            ("model",),
+            _BUCKETS_S,
+        )
+        self._whole = Spreads(
+            "warmloop_turn_seconds",
+            "From the request's arrival to the end of its answer",
+            ("model",),
+            _BUCKETS_S,
+        )
+        self._usd = Counts(
+            "warmloop_usd",
+            "US dollars of turns by the configuration's prices and the engines' token counts; "
+            "uncached: what the same turns would have cost without a cache",
+            ("model", "kind"),
+        )
         self._tokens = Counts(
             "warmloop_tokens",
             "Tokens as engines report them; cached is a part of prompt; predicted: what of it the "
             "router thought would be cached",
             ("model", "kind"),
         )
-        for each in (self._waited, self._requests, self._first_byte, self._tokens):
+        for each in (
+            self._waited,
+            self._requests,
+            self._first_byte,
+            self._first_token,
+            self._whole,
+            self._usd,
+            self._tokens,
+        ):
             self.registry.register(each)
         self._ejections = Counter(
             "warmloop_ejections", "Replicas ejected", ("model", "cause"), registry=self.registry
@@ -131,12 +187,20 @@ class Metrics:
         self._requests.add((model, str(record.status)))
         if record.first_byte_s is not None:
             self._first_byte.of((model,)).observe(record.first_byte_s)
+            if record.stream:
+                self._first_token.of((model,)).observe(record.first_byte_s)
+            if record.total_s is not None:
+                self._whole.of((model,)).observe(record.total_s)
         if record.prompt_tokens is not None:
             add = self._tokens.add
             add((model, "prompt"), record.prompt_tokens)
             add((model, "cached"), record.cached_tokens or 0)
             add((model, "output"), record.output_tokens or 0)
             add((model, "predicted"), record.predicted_cached_tokens or 0)
+        if record.cost_usd is not None:
+            uncached = record.uncached_cost_usd
+            self._usd.add((model, "spent"), record.cost_usd)
+            self._usd.add((model, "uncached"), record.cost_usd if uncached is None else uncached)
         if record.waited_s is not None:
             self._waited.of((model,)).observe(record.waited_s)
 

@@ -27,6 +27,7 @@ from orchestrator.journal.postgres_notes import Notes
 from orchestrator.journal.postgres_operations import Append, Grant, Operation, Purge, Release
 from orchestrator.journal.postgres_writer import Writer
 from orchestrator.journal.tails import Tails
+from orchestrator.journal.watch import Nobody, Watch, watched
 from orchestrator.loop.events import AnyEvent, decode, encode
 from serving.config import JournalConfig
 
@@ -39,7 +40,14 @@ LOOK_S = 2.0
 class PostgresJournal:
     """`start` connects. `clock`: for tests; leases are then counted by it."""
 
-    def __init__(self, config: JournalConfig, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        config: JournalConfig,
+        *,
+        clock: Clock | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        self._watch = watch or Nobody()
         self._link = Link(config)
         self._max_queued = config.max_queued
         self._clock = clock or SystemClock()
@@ -84,7 +92,7 @@ class PostgresJournal:
             payloads=payloads,
             durable=durable,
         )
-        return int(await self._put(operation))
+        return await watched(self._watch, self._put(operation), durable=durable)
 
     async def lease(self, conversation: str, owner: str, ttl_s: float) -> Lease | None:
         granted: Lease | None = await self._put(

@@ -40,6 +40,7 @@ from orchestrator.journal.base import (
 )
 from orchestrator.journal.sqlite_writer import Append, Operation, Renew, Scrub, Write, Writer
 from orchestrator.journal.tails import Tails
+from orchestrator.journal.watch import Nobody, Watch, watched
 from orchestrator.loop.events import AnyEvent, decode, encode
 
 MAX_QUEUED = 4096
@@ -105,9 +106,15 @@ class SqliteJournal:
     """Opens or creates the file at once. Raises JournalBusy, JournalFull."""
 
     def __init__(
-        self, path: Path, *, clock: Clock | None = None, max_queued: int = MAX_QUEUED
+        self,
+        path: Path,
+        *,
+        clock: Clock | None = None,
+        max_queued: int = MAX_QUEUED,
+        watch: Watch | None = None,
     ) -> None:
         self._path = Path(path)
+        self._watch = watch or Nobody()
         self._max_queued = max_queued
         self._clock = clock or SystemClock()
         self._tails = Tails()
@@ -145,7 +152,7 @@ class SqliteJournal:
         payloads = [encode(event).decode() for event in events]
         operation = Append(asyncio.get_running_loop(), lease, events, payloads, durable)
         self._put(operation)
-        return int(await operation.future)
+        return await watched(self._watch, operation.future, durable=durable)
 
     async def lease(self, conversation: str, owner: str, ttl_s: float) -> Lease | None:
         operation = Renew(asyncio.get_running_loop(), conversation, owner, ttl_s)

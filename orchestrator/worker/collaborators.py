@@ -11,6 +11,7 @@ from orchestrator.journal.base import Journal
 from orchestrator.model import ModelClient
 from orchestrator.tools.base import ChildRuns
 from orchestrator.worker.guard_metrics import GuardMetrics
+from orchestrator.worker.run_metrics import RunMetrics
 from orchestrator.worker.turn_outcomes import Report
 from serving.config import Prices
 
@@ -32,6 +33,7 @@ class Collaborators:
     children: ChildRuns | None
     """Where calls ask other agents."""
     guard: GuardMetrics
+    runs: RunMetrics
     context_tokens: Callable[[str], int]
     """Longest prompt and answer of a model; 0: not known."""
     spawn: Callable[[Coroutine[Any, Any, None]], None]

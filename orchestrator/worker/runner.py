@@ -209,6 +209,7 @@ class Runner:
             ResponseFinished(run.response_id, now, step.status, step.code, step.message)
         )
         await self._book.flush()
+        self._shared.runs.ended(self.agent, step.status, run.spent, now - run.spent.since)
 
     def _until_deadline(self, until: float) -> float:
         run = self.state.run

@@ -329,6 +329,8 @@ class ToolRunner:
         if ran.whole:
             kept = clip(ran.whole, self._limits.tool_kept_bytes)
             self._book.emit(ResultKept(step, call_id, kept))
+        seconds = now - begun.at
+        self._shared.runs.called(self._agent, ran.outcome, seconds)
         self._book.emit(
             ToolResult(
                 step,
@@ -336,7 +338,7 @@ class ToolRunner:
                 now,
                 ran.output,
                 ran.outcome,
-                now - begun.at,
+                seconds,
                 ran.code,
                 ran.cost_usd,
                 ran.quota,

@@ -46,6 +46,7 @@ from orchestrator.worker.leases import CANCEL, DUE, Leases
 from orchestrator.worker.offers import NoOffers, Offers
 from orchestrator.worker.parking import Parking
 from orchestrator.worker.purging import Purger
+from orchestrator.worker.run_metrics import RunMetrics
 from orchestrator.worker.runner import Runner
 from orchestrator.worker.turn_outcomes import Report
 from orchestrator.worker.waking import Waking
@@ -76,6 +77,7 @@ class Worker:
         lease_s: float = 10.0,
         delta_batch_s: float = 0.05,
         guard: GuardMetrics | None = None,
+        runs: RunMetrics | None = None,
         context_tokens: Callable[[str], int] = lambda _: 0,
         park_s: float = 5.0,
         stop_grace_s: float = 5.0,
@@ -95,6 +97,7 @@ class Worker:
             prices=prices or {},
             delta_batch_s=delta_batch_s,
             guard=guard or GuardMetrics(),
+            runs=runs or RunMetrics(),
             context_tokens=context_tokens,
             park_s=park_s,
             outcomes=outcomes,
@@ -352,12 +355,15 @@ class Worker:
         try:
             recorded = await self._journal.read(claim.conversation)
             state = fold_all(recorded)
-            if state.run is not None and claim.lease is not None:
+            run = state.run
+            if run is not None and claim.lease is not None:
                 now = self._clock.now()
-                kinds = claim.runner.agent.tools.kinds if claim.runner is not None else {}
-                ended = ResponseFinished(state.run.response_id, now, "failed", code, message)
+                agent = claim.runner.agent if claim.runner is not None else None
+                kinds = agent.tools.kinds if agent is not None else {}
+                ended = ResponseFinished(run.response_id, now, "failed", code, message)
                 told = call_rules.cut(state, now, kinds)
                 await self._journal.append(claim.lease, [*told, ended])
+                self._shared.runs.ended(agent, "failed", run.spent, now - run.spent.since)
         except (Fenced, JournalFull) as error:
             log.error("%s: left unfinished: %s", claim.conversation, error)
         except Exception:
