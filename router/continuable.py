@@ -3,9 +3,8 @@
 Only what keeps its meaning: one choice of plain text, no tools, no grammar, no log probabilities.
 A `seed` promises a sequence that a second engine does not go on with, and penalties look at the
 tokens before. Fields that this module does not know are not its to judge. All of these end with an
-error event when their engine dies.
-
-/v1/messages: engines take an unfinished message of the assistant there for a finished one.
+error event when their engine dies. A Messages request may say less than those: it is asked anew as
+a chat (`messages_as_chat`), so each of its fields must have a meaning there, too.
 """
 
 from __future__ import annotations
@@ -13,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from router.messages_as_chat import SAME, is_text
 from router.sent import Told
-from serving.protocol import CHAT, COMPLETIONS
-
-ROUTES = (CHAT, COMPLETIONS)
+from serving.protocol import COMPLETIONS, MESSAGES
 
 _FREE = frozenset(
     (
@@ -28,7 +26,7 @@ _FREE = frozenset(
         *("priority", "cache_salt", "request_id", "session_id", "conversation"),
         *("previous_response_id", "prompt_cache_key", "safety_identifier", "verbosity"),
         *("chat_template", "chat_template_kwargs", "documents", "continue_final_message"),
-        *("reasoning_effort", "include_reasoning", "parallel_tool_calls"),
+        *("reasoning_effort", "include_reasoning", "parallel_tool_calls", "seed"),
     )
 )
 """Fields that mean the same for the rest of an answer as for the whole."""
@@ -66,24 +64,52 @@ _ONLY: Mapping[str, Callable[[Any], bool]] = {
 }
 """Fields that stand in the way unless they have such a value."""
 
+_MESSAGES_FREE = frozenset(
+    (
+        *(*SAME, "messages", "system", "stop_sequences", "stream", "metadata", "service_tier"),
+        *("user", "session_id", "conversation", "previous_response_id", "prompt_cache_key"),
+    )
+)
+
+_MESSAGES_ONLY: Mapping[str, Callable[[Any], bool]] = {
+    "tools": _is(None, []),
+    "tool_choice": _is(None),
+    "thinking": _is(None),
+    "output_config": _is(None),
+}
+
 
 def obstacle(path: str, request: Mapping[str, Any], told: Told) -> str:
     """What stands in the way, in a clause; empty where nothing does. Never content."""
     if told.problem or "<think>" in told.text:
         return told.problem or "it is not plain text"
+    free, only = (_MESSAGES_FREE, _MESSAGES_ONLY) if path == MESSAGES else (_FREE, _ONLY)
     for name, value in request.items():
-        if name in _ONLY and not _ONLY[name](value):
+        if name in only and not only[name](value):
             return f"the request has {name!r}"
     if request.get("seed") is not None and request.get("temperature") != 0:
         return "the request has 'seed'"
-    if not request.keys() <= _FREE | _ONLY.keys() | {"seed"}:
+    if not request.keys() <= free | only.keys():
         return "the request has a field whose meaning for a part of an answer is not known"
+    if path == MESSAGES:
+        return _of_messages(request, told)
     begun: Any = ""
     if path == COMPLETIONS:
         begun = prompt_text(request)
     elif request.get("continue_final_message"):
         begun = request["messages"][-1].get("content")
     return "" if isinstance(begun, str) else "the prompt, or its last message, is not one text"
+
+
+def _of_messages(request: Mapping[str, Any], told: Told) -> str:
+    if told.block == "closed" and not told.finish:
+        return "its text was complete, and only why it ended was missing"
+    system = request.get("system")
+    plain = system is None or is_text(system)
+    for message in request["messages"]:
+        plain = plain and message.get("role") in ("user", "assistant")
+        plain = plain and is_text(message.get("content"))
+    return "" if plain else "the request has a message that is not plain text"
 
 
 def prompt_text(request: Mapping[str, Any]) -> str | None:

@@ -5,9 +5,10 @@
     Rest.event(data)          ──► its events, as more of the stream that was cut
 
 Chat: the same messages and the text as the assistant's unfinished message, with
-`continue_final_message` (vLLM, SGLang). Completions: the prompt and the text. What had been
-generated counts: `max_tokens` and `min_tokens` are less by it, and in the usage at the end it is
-output, not prompt.
+`continue_final_message` (vLLM, SGLang). Completions: the prompt and the text. Messages: engines
+take an unfinished message there for a finished one, so it goes on as a chat, and the chat's chunks
+are written as Messages events (`messages_rest`). What had been generated counts: `max_tokens` and
+`min_tokens` are less by it, and in the usage at the end it is output, not prompt.
 
 What may be continued at all: `continuable`.
 
@@ -24,8 +25,9 @@ from typing import Any
 import msgspec
 
 from router.continuable import obstacle, prompt_text
+from router.messages_as_chat import as_chat
 from router.sent import Told
-from serving.protocol import COMPLETIONS
+from serving.protocol import CHAT, COMPLETIONS, MESSAGES
 from serving.table import EngineKind
 
 _COMPLETION_TOKENS = 16
@@ -39,8 +41,12 @@ class Continuation:
     """A request, and what a client already has of its answer."""
 
     path: str
+    """The route that is asked for the rest."""
     request: Mapping[str, Any]
+    """... in its form."""
     told: Told
+    route: str
+    """The client's, in whose form it has the stream."""
 
     @property
     def counts(self) -> bool:
@@ -55,9 +61,16 @@ class Continuation:
         options = self.request.get("stream_options") or {}
         return bool(options.get("include_usage"))
 
+    @property
+    def lacks_only_its_mark(self) -> bool:
+        """Whether the client has everything but the mark of the end."""
+        return bool(self.told.finish) and (self.route == MESSAGES or not self.wants_usage)
+
     def can_go_to(self, kind: EngineKind) -> bool:
         """Of an external server that is nothing we know, we do not know how it takes an
-        unfinished message."""
+        unfinished message; of SGLang, whether a Messages request and a chat are one prompt."""
+        if self.route == MESSAGES:
+            return kind in ("vllm", "simulated")
         return self.path == COMPLETIONS or not self.told.text or kind != "external"
 
     def sent_tokens(self, counted: int | None) -> int:
@@ -99,8 +112,11 @@ class Continuation:
 def ways_on(path: str, body: bytes, told: Told) -> Continuation | str:
     """How to go on, or in a clause why there is no way."""
     request: Json = msgspec.json.decode(body)
-    stands = obstacle(path, request, told)
-    return stands or Continuation(path, request, told)
+    if stands := obstacle(path, request, told):
+        return stands
+    if path == MESSAGES:
+        return Continuation(CHAT, as_chat(request), told, path)
+    return Continuation(path, request, told, path)
 
 
 def messages(request: Mapping[str, Any], text: str) -> list[Any]:
@@ -110,6 +126,9 @@ def messages(request: Mapping[str, Any], text: str) -> list[Any]:
         last = before.pop()
         return [*before, {**last, "content": last["content"] + text}]
     return [*before, {"role": "assistant", "content": text}]
+
+
+DONE = b"data: [DONE]\n\n"
 
 
 class NotText(Exception):
@@ -133,7 +152,12 @@ class Rest:
         Raises NotText."""
         if data == b"[DONE]":
             self.done = True
-            return b"data: [DONE]\n\n"
+            return DONE
+        event = self._news(data)
+        return b"" if event is None else b"data: " + msgspec.json.encode(event) + b"\n\n"
+
+    def _news(self, data: bytes) -> Json | None:
+        """What a chunk says that the client does not have; None where that is nothing."""
         try:
             event: Any = msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeError):
@@ -148,11 +172,11 @@ class Rest:
         choices = event.get("choices") or []
         news = [choice for choice in choices if self._is_new(choice)]
         if choices and not news:
-            return b""
+            return None
         event["choices"] = news
         if isinstance(event.get("usage"), dict):
             event["usage"] = self._usage(event["usage"])
-        return b"data: " + msgspec.json.encode(event) + b"\n\n"
+        return dict(event)
 
     def _is_new(self, choice: Json) -> bool:
         """Take out of it what the client has; is anything left?"""
@@ -195,4 +219,8 @@ class Rest:
         if isinstance(details, dict) and isinstance(details.get("cached_tokens"), int):
             cached = min(prompt, details["cached_tokens"])
             usage["prompt_tokens_details"] = {**details, "cached_tokens": cached}
+            made = details.get("created_cache_tokens")
+            if isinstance(made, int):
+                made = min(prompt - cached, made)
+                usage["prompt_tokens_details"]["created_cache_tokens"] = made
         return usage

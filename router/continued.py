@@ -15,13 +15,14 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from router.continuation import Continuation, NotText, Rest, messages, ways_on
+from router.continuation import DONE, Continuation, NotText, Rest, messages, ways_on
 from router.forward import Upstream
 from router.http1 import Failed
+from router.messages_rest import MESSAGE_STOP, MessagesRest
 from router.sent import Sent
 from router.turn import TurnRequest
 from serving.errors import RequestError
-from serving.protocol import CHAT, SseSplitter
+from serving.protocol import CHAT, MESSAGES, SseSplitter
 from serving.table import Engine
 
 Outcome = Literal["continued", "request", "no_replica", "failed"]
@@ -57,8 +58,8 @@ async def continued(stream: Stream, sent: Sent, failure: Failed) -> AsyncGenerat
             return
         how = ways_on(stream.turn.path, stream.turn.body, told)
         if isinstance(how, Continuation) and told.finish:
-            if not how.wants_usage:
-                yield b"data: [DONE]\n\n"
+            if how.lacks_only_its_mark:
+                yield MESSAGE_STOP if how.route == MESSAGES else DONE
                 return
             how = "only the usage was missing"
         if isinstance(how, str):
@@ -107,7 +108,8 @@ async def prepare(
     drop = ""
     if how.path == CHAT and engine.speaks != "sglang" and told.text != told.text.rstrip():
         drop = await _trimmed(how, name, tokenize)
-    return how.body(engine.speaks, sent), Rest(how, sent, drop=drop)
+    rest = MessagesRest if how.route == MESSAGES else Rest
+    return how.body(engine.speaks, sent), rest(how, sent, drop=drop)
 
 
 async def _trimmed(how: Continuation, name: str, tokenize: Ask) -> str:

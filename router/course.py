@@ -43,6 +43,8 @@ class Course:
     claim: Claim
     plan: ToolPlan | None
     """What the request's tools mean; None where it has none."""
+    path: str
+    """The engine's route: the turn's, until it goes on by another."""
     hold: Hold
     """What its tenant's limits have let in."""
     slot: Slot | None = None
@@ -136,7 +138,7 @@ class Course:
         return continued(self, sent, failure)
 
     async def elsewhere(self, how: Continuation, failure: Failed) -> tuple[Upstream, Rest, str]:
-        self.how = how
+        self.how, self.path = how, how.path
         upstream, placed = await self.router.elsewhere(self, failure)
         assert self.rest is not None  # noqa: S101  made with the request
         return upstream, self.rest, placed.engine.replica

@@ -33,12 +33,11 @@ from typing import Any
 
 import msgspec
 
-from router import engine_order, isolation, logs, rewrites, tiers
+from router import engine_order, isolation, logs, media, rewrites, tiers
 from router.adapter_set import KnownAdapters
 from router.answer import Answer
 from router.catalogue import NOT_READY_RETRY_S, Catalogue, not_ready
 from router.content import Content
-from router.continuable import ROUTES as CONTINUABLE
 from router.continued import prepare
 from router.course import Course
 from router.deadlines import until
@@ -53,6 +52,7 @@ from router.metrics import Metrics
 from router.retry_budget import RetryBudget
 from router.scheduler import Claim, Placed, Scheduler, Slot
 from router.sent import Sent
+from router.sent_messages import SentMessages
 from router.tenants import OPEN
 from router.tier_prices import Quote
 from router.tool_again import Again
@@ -170,6 +170,9 @@ class Router:
         ask = parse(turn.path, turn.body) if parsed is None else parsed.ask
         if turn.tenant is not OPEN and not turn.inner:
             self._check_tenant(turn, ask)
+        body = turn.body
+        if (b'_url"' in body or b'"url"' in body or b"\\u00" in body) and media.may_name(body):
+            media.check(ask, self.config.front.media_hosts)
         if parsed is None:
             identity = self.sessions.identify(turn, ask)
             model = ask.model
@@ -194,7 +197,7 @@ class Router:
             turn.urgency,
             streams=bool(ask.stream),
         )
-        return Course(self, turn, record, ask, claim, plan, self._hold(turn, identity))
+        return Course(self, turn, record, ask, claim, plan, turn.path, self._hold(turn, identity))
 
     def _check_tenant(self, turn: TurnRequest, ask: AnyAsk) -> None:
         """May it ask for this? What it may not use is to it as if it were not there."""
@@ -237,6 +240,11 @@ class Router:
         Raises RequestError."""
         slot, failed, how = course.slot, course.engine, course.how
         assert slot and failed and how  # noqa: S101, PT018  its stream was cut
+        known = (failed, *self.catalogue.fleet().ready(course.model))
+        if not any(how.can_go_to(each.speaks) for each in known):
+            raise UpstreamError(
+                f"a stream of {how.route} does not go on at {failed.speaks} engines"
+            )
         until = self.clock() + self.config.router.failure.continue_wait_s
         cannot = {e.replica for e in self.catalogue.fleet().engines if not how.can_go_to(e.speaks)}
         while True:
@@ -312,8 +320,8 @@ class Router:
         else:
             body = source if name == course.ask.model else rewrites.alias(source, name)
         turn = course.turn
-        body = isolation.apart(body, turn.path, course.ask, turn.tenant, engine)
-        body = engine_order.ranked(body, turn.path, course.ask, engine, course.due_unix_s)
+        body = isolation.apart(body, course.path, course.ask, turn.tenant, engine)
+        body = engine_order.ranked(body, course.path, course.ask, engine, course.due_unix_s)
         course.body = body
         upstream = await self._send(course, engine, body)
         if upstream.status >= 500:
@@ -325,10 +333,10 @@ class Router:
     async def _send(self, course: Course, engine: Engine, body: bytes) -> Upstream:
         turn = course.turn
         mark = course.slot.mark if course.slot is not None else ""
-        if mark and engine.speaks == "sglang" and turn.path != MESSAGES:
+        if mark and engine.speaks == "sglang" and course.path != MESSAGES:
             body = rewrites.marked(body, mark)  # it looks for it in no header
         return await self._forwarder.send(
-            engine.url, turn.path, body, turn.headers, turn.request_id, mark=mark
+            engine.url, course.path, body, turn.headers, turn.request_id, mark=mark
         )
 
     async def _tokenize(self, course: Course, engine: Engine, question: bytes) -> Any:
@@ -380,8 +388,9 @@ class Router:
         upstream.headers.update(course.hold.headers())
         plain = course.plan is None and upstream.status < 400 and upstream.is_stream
         failure = self.config.router.failure
-        keeps = plain and failure.continuations > 0 and course.turn.path in CONTINUABLE
-        sent = Sent(failure.continue_bytes) if keeps else None
+        keeps = plain and failure.continuations > 0
+        kept = SentMessages if course.path == MESSAGES else Sent
+        sent = kept(failure.continue_bytes) if keeps else None
         answer = course.answer = Answer(upstream, decision, course, sent)
         dispatched: Dispatched = answer
         if course.plan is not None and upstream.status < 400:

@@ -15,6 +15,7 @@ no longer one that can be continued.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -24,8 +25,6 @@ from serving.protocol import SseSplitter, Usage, UsageTail, usage_in
 _RAW_BYTES = 16 * 1024
 _HALF_BYTES = 64 * 1024
 """What is withheld of one event; an engine that writes none whole gets its bytes passed on."""
-_ERROR = b'data: {"error"'
-_DONE = b"data: [DONE]"
 _TAIL_BYTES = UsageTail.KEEP_BYTES
 
 
@@ -53,11 +52,16 @@ class _Error(msgspec.Struct):
     code: int | str | None = None
 
 
-class _Event(msgspec.Struct):
+class Head(msgspec.Struct):
+    """What all events of a stream have in common."""
+
     id: str | None = None
     created: int | None = None
     model: str | None = None
     system_fingerprint: str | None = None
+
+
+class _Event(Head):
     choices: list[_Choice] = []
     error: _Error | None = None
 
@@ -70,11 +74,13 @@ _NOTHING = (b"null", b"[]", b'""')
 class Told:
     """The meaning of the events that a client has."""
 
-    head: _Event | None = None
+    head: Head | None = None
     """The first event: its id and date are the stream's. None: the client has nothing."""
     text: str = ""
     role: bool = False
     """Whether the delta with the role is out."""
+    block: Literal["", "open", "closed"] = ""
+    """Of a Messages stream: what the client knows of the text's block."""
     pieces: int = 0
     """Events that had text: at least so many tokens."""
     finish: str = ""
@@ -85,6 +91,9 @@ class Told:
 
 class Sent:
     """The events of one stream of `/v1/chat/completions` or `/v1/completions`."""
+
+    _ERROR: ClassVar[bytes] = b'data: {"error"'
+    _DONE: ClassVar[bytes] = b"data: [DONE]"
 
     __slots__ = (
         *("_failure", "_half", "_max_text_bytes", "_parts", "_raw", "_size"),
@@ -108,7 +117,7 @@ class Sent:
             chunk = self._whole(chunk)
         if self._failure is not None:
             raise self._failure
-        if _ERROR in chunk:
+        if self._ERROR in chunk:
             chunk = self._before_error(chunk)
         self._raw.append(chunk)
         self._size += len(chunk)
@@ -122,7 +131,7 @@ class Sent:
         half, self._half = self._half, b""
         if self._failure is not None:
             raise self._failure
-        if _DONE not in self._tail() + half:
+        if self._DONE not in self._tail() + half:
             told = self.told()
             if told.head is not None and not told.finish and not told.problem:
                 raise Failed("cut", "it ended the stream before the answer's end")
@@ -158,16 +167,20 @@ class Sent:
     def _before_error(self, chunk: bytes) -> bytes:
         """An error event: the engine's refusal passes as it came. Its failure is a cut: raises
         Failed, or at the next call where other events came before it, and returns those."""
-        at = chunk.index(_ERROR)
+        at = chunk.index(self._ERROR)
         events = SseSplitter().feed(chunk[at:])
         # None: it is longer than what is withheld, and the client must have it as it comes.
-        error = _decoded(events[0].data).error if events else None
-        if error is None or not isinstance(error.code, int) or error.code < 500:
+        if not events or not self._is_failure(events[0].data):
             return chunk
         self._failure = Failed("status", "it reported an error in mid-stream")
         if not at:
             raise self._failure
         return chunk[:at]
+
+    def _is_failure(self, data: bytes) -> bool:
+        """Is this error the engine's, and not the request's?"""
+        error = _decoded(data).error
+        return error is not None and isinstance(error.code, int) and error.code >= 500
 
     def _absorb(self, keep_bytes: int = 0) -> None:
         """Read the events that are kept, but for the last ones; their text takes their place."""
@@ -208,10 +221,13 @@ class Sent:
             told.role = told.role or delta.role is not None
             text = delta.content or choice.text
             if text:
-                told.pieces += 1
-                self._parts.append(text)
-                self._text_bytes += len(text)
+                self._say(text)
             told.finish = choice.finish_reason or told.finish
+
+    def _say(self, text: str) -> None:
+        self._told.pieces += 1
+        self._parts.append(text)
+        self._text_bytes += len(text)
 
 
 def _boundary(data: bytes, upto: int) -> int:

@@ -376,6 +376,20 @@ class FrontConfig(Frozen):
     """Longest silence within a stream before the engine counts as hung."""
     drain_s: float = Field(default=5.0, ge=0)
     """How long running requests may go on when the whole stack is stopped."""
+    media_hosts: tuple[str, ...] = ()
+    """Hosts from which engines may fetch pictures, sound and film that requests name by their URL,
+    e.g. images.example.com. Without any, such things come as data: URLs only."""
+
+    @field_validator("media_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", host):
+                raise ValueError(
+                    f"media_hosts: {host!r} must be the name of a host, such as "
+                    "images.example.com, without scheme, port and path"
+                )
+        return tuple(host.lower() for host in value)
 
     @field_validator("peers")
     @classmethod

@@ -8,7 +8,7 @@ and its output go together: a model's template cannot show one without the other
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -56,13 +56,16 @@ class CreateItems(Strict):
 class Conversations:
     """Creates, describes, changes and deletes conversations."""
 
-    def __init__(self, journal: Journal, worker: Runs, clock: Clock) -> None:
+    def __init__(
+        self, journal: Journal, worker: Runs, clock: Clock, media_hosts: Collection[str]
+    ) -> None:
         self._journal = journal
         self._worker = worker
         self._clock = clock
+        self._media_hosts = media_hosts
 
     async def create(self, body: bytes, tenant: str = "") -> dict[str, Any]:
-        request = validate(CreateConversation, body)
+        request = validate(CreateConversation, body, self._media_hosts)
         items = normal(request.items or [])
         check_outputs((), items)
         conversation = new_id("conv")
@@ -97,7 +100,7 @@ class Conversations:
         return page.of((await self._view(conversation, tenant)).items())
 
     async def add_items(self, conversation: str, body: bytes, tenant: str = "") -> dict[str, Any]:
-        items = normal(validate(CreateItems, body).items)
+        items = normal(validate(CreateItems, body, self._media_hosts).items)
         view = await self._view(conversation, tenant)
         async with self._writing(conversation) as lease:
             view = _idle(await self._view(conversation, tenant))

@@ -8,7 +8,7 @@ never repeat what the client wrote in it, but for names of types and tools.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
@@ -46,10 +46,12 @@ class WrittenAs:
 M = TypeVar("M", bound=BaseModel)
 
 
-def validate(kind: type[M], body: bytes) -> M:
-    """The trusted value of a JSON body. Raises BadRequest naming the first mistake."""
+def validate(kind: type[M], body: bytes, media_hosts: Collection[str] = ()) -> M:
+    """The trusted value of a JSON body. Raises BadRequest naming the first mistake.
+
+    `media_hosts`: whose URLs of pictures are taken."""
     try:
-        return kind.model_validate_json(body or b"{}")
+        return kind.model_validate_json(body or b"{}", context={"media_hosts": media_hosts})
     except ValidationError as error:
         raise _refusal(error.errors(include_url=False)) from None
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from orchestrator.api.approvals import ApprovalRequestItem, ApprovalResponseItem
 from orchestrator.api.inbound import Inbound, WrittenAs, unsupported, wrong
 from orchestrator.loop.events import Item
+from router import media
 
 TEXT_KINDS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
 
@@ -41,9 +42,11 @@ class ImagePart(Inbound):
 
     @field_validator("image_url")
     @classmethod
-    def _inside(cls, value: str) -> str:
-        if not value.startswith("data:image/"):
-            unsupported("only data: URLs of images are read; nothing is fetched from elsewhere")
+    def _inside(cls, value: str, info: ValidationInfo) -> str:
+        if why := media.refusal(value, (info.context or {}).get("media_hosts", ())):
+            unsupported(why)
+        if value.startswith("data:") and not value.startswith("data:image/"):
+            unsupported("only images are read; send a URL that begins with data:image/")
         return value
 
 

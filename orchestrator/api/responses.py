@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -45,13 +46,16 @@ class Runs(Acceptor, Protocol):
 class ResponsesApi:
     """What each route does."""
 
-    def __init__(self, journal: Journal, worker: Runs, intake: Intake) -> None:
+    def __init__(
+        self, journal: Journal, worker: Runs, intake: Intake, media_hosts: Collection[str]
+    ) -> None:
         self._journal = journal
         self._worker = worker
         self._intake = intake
+        self._media_hosts = media_hosts
 
     async def create(self, body: bytes, key: str, caller: Caller) -> Response | dict[str, Any]:
-        request = validate(CreateRequest, body)
+        request = validate(CreateRequest, body, self._media_hosts)
         fingerprint = hashlib.sha256(body).hexdigest()[:32]
         ref = await self._intake.accept(request, key, fingerprint, caller, len(body))
         if request.stream:

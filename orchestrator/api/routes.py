@@ -75,8 +75,9 @@ def build_routes(
     """The routes; whoever builds them starts and ends journal and worker."""
     routes = APIRouter(route_class=JournalRoute)
     limit = config.front.max_body_bytes
-    _responses(routes, ResponsesApi(journal, worker, intake), limit)
-    _conversations(routes, Conversations(journal, worker, clock), limit)
+    hosts = config.front.media_hosts
+    _responses(routes, ResponsesApi(journal, worker, intake, hosts), limit)
+    _conversations(routes, Conversations(journal, worker, clock, hosts), limit)
     return routes
 
 

@@ -4,10 +4,13 @@ McpFailure             a call gave no result
 ├── NotSent            it never reached the server: it may be tried again, whatever it does
 ├── OutcomeOpen        it may have taken effect: only a repeatable tool may be tried again
 └── Declined           the server answered, and the answer is an error
+    └── BadArguments   ... about the call's arguments
 ServerLost             the connection ended; why, for the operator
 """
 
 from __future__ import annotations
+
+from orchestrator.tools.errors import INVALID_ARGUMENTS
 
 
 class McpFailure(Exception):
@@ -34,6 +37,10 @@ class TimedOut(OutcomeOpen):
 
 class Declined(McpFailure):
     code = "mcp_declined"
+
+
+class BadArguments(Declined):
+    code = INVALID_ARGUMENTS
 
 
 class ServerLost(Exception):

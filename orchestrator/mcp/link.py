@@ -26,7 +26,15 @@ from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
-from orchestrator.mcp.failures import Declined, McpFailure, NotSent, OutcomeOpen, ServerLost, reason
+from orchestrator.mcp.failures import (
+    BadArguments,
+    Declined,
+    McpFailure,
+    NotSent,
+    OutcomeOpen,
+    ServerLost,
+    reason,
+)
 from orchestrator.mcp.http import LOST, NOT_SENT, OURS
 from orchestrator.tools.errors import LONGEST_RETRY_AFTER_S, bounded
 
@@ -128,7 +136,10 @@ class Link:
         if (ours and error.code == LOST) or error.code == types.CONNECTION_CLOSED:
             self.broken.set()
             return OutcomeOpen("the connection was lost")
-        return Declined(f"{error.message[:500]} (code {error.code})")
+        said = f"{error.message[:500]} (code {error.code})"
+        # The code is MCP's for a tool that is not there, too: no call can help that.
+        of_arguments = error.code == types.INVALID_PARAMS and "unknown tool" not in said.lower()
+        return BadArguments(said) if of_arguments else Declined(said)
 
 
 def _first_line(error: Exception) -> str:

@@ -21,7 +21,7 @@ import msgspec
 
 from orchestrator.loop.events import Call, Item
 from orchestrator.loop.state import Shown, ToolKind
-from orchestrator.tools.errors import error_text
+from orchestrator.tools.errors import INVALID_ARGUMENTS, error_text
 from serving.schemas import register
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,6 +32,7 @@ class ToolError(Exception):
 
     `transient`: nothing has happened, and the same call may succeed later; it is tried again by
     itself, after `retry_after_ms` if given, and the model hears of it only when all tries failed.
+    The code `invalid_arguments` says that no try can succeed, since the arguments are wrong.
     """
 
     def __init__(
@@ -256,7 +257,7 @@ def schema_check(name: str, parameters: dict[str, Any]) -> Check:
     def check(arguments: str) -> dict[str, Any] | Refused:
         if problems := registered.problems(arguments or "{}"):
             said = f"{name}: {'; '.join(problems)}"
-            return Refused(error_text("invalid_arguments", said[:2000]))
+            return Refused(error_text(INVALID_ARGUMENTS, said[:2000]))
         found: dict[str, Any] = msgspec.json.decode(arguments or "{}")
         return found
 

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from orchestrator.tools.base import Later, Tool, ToolContext, ToolError, tool
+from orchestrator.tools.errors import INVALID_ARGUMENTS
 from orchestrator.tools.functions import from_function
 from serving.errors import ConfigError
 from serving.sections import nearest
@@ -40,7 +41,8 @@ async def wait_until(
         until = None
     if until is None or until.tzinfo is None:
         raise ToolError(
-            "invalid_time", f"{time!r} is no time with an offset; write 2026-11-28T09:00:00+00:00"
+            INVALID_ARGUMENTS,
+            f"{time!r} is no time with an offset; write 2026-11-28T09:00:00+00:00",
         )
     return Later(until.timestamp(), f"it is {until.astimezone(UTC).isoformat()}")
 
@@ -55,7 +57,7 @@ async def read_result(
     """Read on in a result that was too long to be shown whole."""
     whole = await context.host.kept(handle) if context.host else None
     if whole is None:
-        raise ToolError("unknown_handle", f"no result is kept as {handle!r}")
+        raise ToolError(INVALID_ARGUMENTS, f"no result is kept as {handle!r}")
     piece = whole[offset : offset + length]
     end = offset + len(piece)
     more = f"[{end} of {len(whole)} characters]" if end < len(whole) else "[the end]"

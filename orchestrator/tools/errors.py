@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+INVALID_ARGUMENTS = "invalid_arguments"
+"""The code where the call is at fault, whoever found it: its schema, or the tool itself."""
 LONGEST_RETRY_AFTER_S = 3600.0
 """What is believed of a longer time after which to come back."""
 _canonical = msgspec.json.Encoder(order="sorted")

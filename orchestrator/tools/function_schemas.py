@@ -29,7 +29,7 @@ import pydantic
 from typing_extensions import TypedDict
 
 from orchestrator.tools.base import Check, Later, Refused, ToolOutput
-from orchestrator.tools.errors import error_text
+from orchestrator.tools.errors import INVALID_ARGUMENTS, error_text
 from serving.errors import ConfigError
 from serving.schemas import SchemaRefused, register
 
@@ -92,7 +92,7 @@ def check_of(
         try:
             return adapter.validate_json(arguments or "{}")
         except pydantic.ValidationError as error:
-            return Refused(error_text("invalid_arguments", _why(name, schema, arguments, error)))
+            return Refused(error_text(INVALID_ARGUMENTS, _why(name, schema, arguments, error)))
 
     return check
 

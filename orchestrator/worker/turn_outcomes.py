@@ -3,10 +3,12 @@
     every call was taken by its tool, which gave a result     good
     a call was refused before it reached a tool               bad: no such tool, or arguments that
                                                               do not fit
+    a tool says of a call that its arguments are wrong        bad (the code `invalid_arguments`)
     the run repeats itself, is told so or ended for it        bad: its last turn
 
-A tool that fails or times out says nothing of the model, and neither does an engine that does, or a
-person who says no: a call that waits for one ends in a later run, where its turn is not looked at.
+A tool that fails otherwise or times out says nothing of the model, and neither does an engine that
+does, or a person who says no: a call that waits for one ends in a later run, where its turn is not
+looked at.
 Answers in words are for those to judge who read them (`POST /v1/warmloop/outcomes`).
 """
 
@@ -23,6 +25,7 @@ from orchestrator.loop.events import (
     ToolResult,
 )
 from orchestrator.loop.state import State
+from orchestrator.tools.errors import INVALID_ARGUMENTS
 
 LOOPS = ("same_call", "same_state")
 Report = Callable[[str, str, bool], object]
@@ -55,7 +58,8 @@ class TurnOutcomes:
                 self._calls = [call.call_id for call in event.calls]
                 self._judge(state)
             case ToolResult():
-                self._results[event.call_id] = event.outcome
+                wrong = event.code == INVALID_ARGUMENTS
+                self._results[event.call_id] = "refused" if wrong else event.outcome
                 self._judge(state)
             case LimitReached() | Notice() if self._last and event.kind in LOOPS:
                 self._say(state, good=False)

@@ -70,6 +70,8 @@ class VllmAdapter:
         env = {
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
+            # A host that the router lets it fetch from must not send it elsewhere.
+            "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
             # The folder that we run in must not stand in front of vLLM's modules.
             "PYTHONSAFEPATH": "1",
             "WARMLOOP_MAX_PARALLEL_CALLS": str(config.max_parallel_calls),

@@ -162,6 +162,26 @@ async def test_the_other_engine_routes_are_forwarded_too(path: str) -> None:
         assert f"post {path} " in local.seen[0].head
 
 
+async def test_no_engine_sees_a_request_for_what_it_may_not_fetch() -> None:
+    def picture(url: str) -> dict[str, Any]:
+        part = {"type": "image_url", "image_url": {"url": url}}
+        return chat(messages=[{"role": "user", "content": [part]}])
+
+    big, small = LocalEngine(answers), LocalEngine(answers)
+    async with front_door(big, small, front={"media_hosts": ["pictures.example"]}) as front:
+        async with front.post(picture("http://10.0.0.1/admin")) as response:
+            assert response.status == 400
+            error = await error_of(response)
+        assert error["param"] == "messages[0].content[0].image_url"
+        assert error["code"] == "unsupported_value"
+        assert "'10.0.0.1'" in error["message"]
+        assert "front.media_hosts" in error["message"]
+        assert not big.seen
+        for url in ("data:image/png;base64,AA==", "https://pictures.example/a.png"):
+            async with front.post(picture(url)) as response:
+                assert response.status == 200
+
+
 async def test_one_connection_to_the_engine_serves_one_request_after_the_other() -> None:
     local = LocalEngine(answers)
     async with front_door(local) as front:
@@ -434,7 +454,8 @@ async def test_a_half_sent_event_is_closed_before_the_error() -> None:
         await asyncio.sleep(0.05)
         exchange.cut()
 
-    async with front_door(LocalEngine(cuts)) as front:
+    knobs = {"router": {"failure": {"continuations": 0}}}  # else half an event is withheld
+    async with front_door(LocalEngine(cuts), **knobs) as front:
         async with front.post(chat(stream=True), "/v1/messages") as response:
             body = await response.read()
         assert b'data: {"half\n\nevent: error\ndata: {"type":"error"' in body

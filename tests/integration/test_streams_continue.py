@@ -201,11 +201,76 @@ async def test_continuing_can_be_switched_off() -> None:
         assert events(body)[-1]["error"]["code"] == "engine_failed"
 
 
-async def test_a_messages_stream_ends_with_its_own_error_event() -> None:
-    request = {**chat(), "max_tokens": 1000}
+# Messages
+
+
+MESSAGES = "/v1/messages"
+
+
+def message(**fields: Any) -> dict[str, Any]:
+    # Of one byte a character: of others, a simulated engine's pieces and its tokens differ.
+    asked = [{"role": "user", "content": script(text=TEXT.replace("ö", "o"))}]
+    return chat(max_tokens=1000, system="You count lines.", messages=asked) | fields
+
+
+def said_of(body: bytes) -> str:
+    return "".join(
+        event["delta"]["text"] for event in parts(body) if event["type"] == "content_block_delta"
+    )
+
+
+def parts(body: bytes) -> list[dict[str, Any]]:
+    """Anthropic's events, each of whose data lies under the line with its name."""
+    found = []
+    for block in body.split(b"\n\n"):
+        name, _, data = block.partition(b"\ndata: ")
+        if data:
+            found.append(json.loads(data))
+            assert name == b"event: " + found[-1]["type"].encode()
+    return found
+
+
+@pytest.mark.parametrize("limit", [1000, 120])
+async def test_a_message_whose_engine_is_killed_is_the_one_that_was_not(limit: int) -> None:
+    request = message(max_tokens=limit)
     async with simulators(2, **SLOW) as engines, front_door(*(e.entry for e in engines)) as front:
-        body = await read_and_kill(front, engines, request, "/v1/messages")
-        assert body.rpartition(b"event: error\ndata: ")[2].startswith(b'{"type":"error"')
+        async with front.post(request, MESSAGES) as response:
+            whole = await response.read()
+        cut = await read_and_kill(front, engines, request, MESSAGES)
+        assert said_of(cut) == said_of(whole)
+        assert [e["type"] for e in parts(cut)] == [e["type"] for e in parts(whole)]
+        assert cut.count(b": warmloop continued on big-") == 1
+        ends = [parts(body)[-2] for body in (whole, cut)]
+        assert ends[0]["delta"] == ends[1]["delta"]
+        assert ends[0]["delta"]["stop_reason"] == ("end_turn" if limit == 1000 else "max_tokens")
+        totals = [
+            (u["input_tokens"] + u["cache_read_input_tokens"], u["output_tokens"])
+            for u in (end["usage"] for end in ends)
+        ]
+        assert totals[0] == totals[1]
+        await until(lambda: len(front.log) == 2)
+        assert (front.log[1]["continued"], front.log[1]["status"]) == (1, 200)
+        assert front.log[1]["output_tokens"] == totals[1][1]
+        assert front.router.admission.total == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, "the request has 'thinking'"),
+        ({"of_tomorrow": 1}, "a field whose meaning for a part of an answer is not known"),
+    ],
+)
+async def test_a_message_that_cannot_be_continued_ends_with_its_own_error_event(
+    fields: dict[str, Any], why: str
+) -> None:
+    async with simulators(2, **SLOW) as engines, front_door(*(e.entry for e in engines)) as front:
+        body = await read_and_kill(front, engines, message(**fields), MESSAGES)
+        last = parts(body)[-1]
+        assert last["type"] == "error"
+        assert last["error"]["code"] == "engine_failed"
+        assert why in last["error"]["message"]
+        assert b"message_stop" not in body
 
 
 # To the byte

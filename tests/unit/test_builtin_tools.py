@@ -56,7 +56,7 @@ async def test_waiting_until_a_time_takes_its_offset_into_account() -> None:
 @pytest.mark.parametrize("time", ["tomorrow", "2026-11-28T09:00:00"])
 async def test_a_time_that_is_none_is_refused_with_an_example(time: str) -> None:
     ran = await run("wait_until", time=time)
-    assert ran.code == "invalid_time"
+    assert ran.code == "invalid_arguments"
     assert "+00:00" in ran.output
 
 
@@ -68,7 +68,7 @@ async def test_a_long_result_is_read_on_piece_by_piece() -> None:
 
 
 async def test_a_handle_that_nobody_gave_is_an_error() -> None:
-    assert (await run("read_result", handle="call_7_0")).code == "unknown_handle"
+    assert (await run("read_result", handle="call_7_0")).code == "invalid_arguments"
 
 
 async def test_notes_are_recalled_in_their_order() -> None:

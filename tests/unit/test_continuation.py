@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from router.continuation import Continuation, NotText, Rest, ways_on
+from router.messages_rest import MessagesRest, named
 from router.sent import Sent, Told
+from router.sent_messages import SentMessages
 from serving.protocol import CHAT, COMPLETIONS, MESSAGES
 from tests.unit.test_sent import ROLE, after, delta, event
 
@@ -129,7 +131,6 @@ def test_neither_can_other_routes_other_answers_and_prompts_of_token_ids() -> No
     assert isinstance(ways_on(CHAT, chat(), told("<think>well")), str)
     calls = after(ROLE, delta(tool_calls=[{"index": 0}])).told()
     assert isinstance(ways_on(CHAT, chat(), calls), str)
-    assert MESSAGES not in (CHAT, COMPLETIONS)
 
 
 def test_a_server_that_is_nothing_we_know_gets_completions_only() -> None:
@@ -240,3 +241,166 @@ def test_completions_go_on_as_completions() -> None:
 def test_what_is_no_text_is_refused(said: bytes) -> None:
     with pytest.raises(NotText):
         read(Rest(way(chat()), 3), said)
+
+
+# Messages
+
+
+def message(**fields: Any) -> bytes:
+    base = {"model": "big", "stream": True, "max_tokens": 10, "system": "Be brief."}
+    return msgspec.json.encode(base | {"messages": [{"role": "user", "content": "hi"}]} | fields)
+
+
+def begun(text: str = "Hello wor") -> Told:
+    """What a client has of a Messages stream that was cut in its text."""
+    head = {"id": "msg_1", "model": "big", "usage": {"input_tokens": 9, "output_tokens": 0}}
+    said = SentMessages(1 << 20)
+    said.feed(named("message_start", message=head))
+    if text:
+        said.feed(named("content_block_start", index=0, content_block={"type": "text"}))
+        delta = {"type": "text_delta", "text": text}
+        said.feed(named("content_block_delta", index=0, delta=delta))
+    return said.told()
+
+
+def said_by(rest: Rest, *chunks: bytes) -> list[dict[str, Any]]:
+    out = b"".join(rest.event(each.removeprefix(b"data: ").strip()) for each in chunks)
+    return [json.loads(block.partition(b"\ndata: ")[2]) for block in out.split(b"\n\n") if block]
+
+
+def test_a_message_goes_on_as_the_chat_that_the_engine_made_of_it() -> None:
+    blocks = [{"type": "text", "text": "one", "cache_control": {"type": "ephemeral"}}]
+    blocks_of_two = [*blocks, {"type": "text", "text": "two"}]
+    body = message(
+        stop_sequences=["\n"],
+        top_k=5,
+        metadata={"user_id": "u"},
+        system=[{"type": "text", "text": "x-anthropic-billing-header: 1"}, *blocks_of_two],
+        messages=[
+            {"role": "user", "content": blocks},
+            {"role": "assistant", "content": "so"},
+            {"role": "user", "content": blocks_of_two},
+        ],
+    )
+    how = way(body, begun(), MESSAGES)
+    assert how.path == CHAT
+    assert request(how, sent=4) == {
+        "model": "big",
+        "max_tokens": 6,
+        "top_k": 5,
+        "stop": ["\n"],
+        "messages": [
+            {"role": "system", "content": "onetwo"},
+            {"role": "user", "content": "one"},
+            {"role": "assistant", "content": "so"},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}],
+            },
+            {"role": "assistant", "content": "Hello wor"},
+        ],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "continue_final_message": True,
+        "add_generation_prompt": False,
+    }
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"name": "f", "input_schema": {}}]},
+        {"thinking": {"type": "adaptive"}},
+        {"output_config": {"effort": "low"}},
+        {"seed": 1},
+        {"kv_transfer_params": {}},
+        {"messages": [{"role": "system", "content": "again"}]},
+        {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}]}]},
+        {"system": [{"type": "text", "text": 1}]},
+    ],
+)
+def test_messages_of_more_than_plain_text_cannot_go_on(fields: dict[str, Any]) -> None:
+    assert isinstance(ways_on(MESSAGES, message(**fields), begun()), str)
+
+
+def test_sglang_and_unknown_servers_are_not_asked_to_go_on_with_a_message() -> None:
+    how = way(message(), begun(), MESSAGES)
+    assert [how.can_go_to(k) for k in ("vllm", "simulated", "sglang", "external")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def usage_of(prompt: int, output: int, cached: int, created: int) -> bytes:
+    details = {"cached_tokens": cached, "created_cache_tokens": created}
+    counts = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
+    return other(choices=[], usage={**counts, "prompt_tokens_details": details})
+
+
+def test_its_rest_goes_on_in_the_block_that_was_open_and_ends_the_message() -> None:
+    rest = MessagesRest(way(message(), begun(), MESSAGES), 3)
+    seen = said_by(
+        rest,
+        piece("", role="assistant"),
+        piece("ld"),
+        piece("", "stop"),
+        usage_of(23, 5, 16, 7),
+        b"[DONE]",
+    )
+    assert seen == [
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "ld"}},
+        {"type": "content_block_stop", "index": 0},
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+            "usage": {
+                "input_tokens": 0,
+                "output_tokens": 8,
+                "cache_read_input_tokens": 16,
+                "cache_creation_input_tokens": 4,
+            },
+        },
+        {"type": "message_stop"},
+    ]
+    assert rest.done
+
+
+def test_what_was_not_said_of_a_message_is_said_by_its_rest() -> None:
+    for told_, first in ((SentMessages(9).told(), ["message_start"]), (begun(""), [])):
+        rest = MessagesRest(way(message(), told_, MESSAGES), 0)
+        seen = said_by(
+            rest, piece("", role="assistant"), piece("Hi"), piece("", "length"), b"[DONE]"
+        )
+        assert [event["type"] for event in seen] == [
+            *first,
+            "content_block_start",
+            "content_block_delta",
+            "content_block_stop",
+            "message_delta",
+            "message_stop",
+        ]
+
+
+def test_a_stop_sequence_is_named_in_the_message_too() -> None:
+    end = other(
+        choices=[{"index": 0, "delta": {}, "finish_reason": "stop", "stop_reason": "\n\n"}],
+    )
+    rest = MessagesRest(way(message(), begun(), MESSAGES), 3)
+    assert said_by(rest, end, b"[DONE]")[1]["delta"] == {
+        "stop_reason": "stop_sequence",
+        "stop_sequence": "\n\n",
+    }
+
+
+def test_a_message_whose_text_was_complete_lacks_its_reason_or_only_its_mark() -> None:
+    said = SentMessages(1 << 20)
+    said.feed(named("message_start", message={"id": "msg_1", "model": "big"}))
+    said.feed(named("content_block_start", index=0, content_block={"type": "text"}))
+    said.feed(named("content_block_stop", index=0))
+    assert "only why it ended was missing" in str(ways_on(MESSAGES, message(), said.told()))
+    said.feed(named("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 1}))
+    assert way(message(), said.told(), MESSAGES).lacks_only_its_mark
+    assert not way(message(), begun(), MESSAGES).lacks_only_its_mark

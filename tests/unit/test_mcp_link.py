@@ -6,10 +6,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx2
+import mcp_types as types
 import pytest
 from mcp.shared.exceptions import MCPError
 
-from orchestrator.mcp.failures import Declined, McpFailure, NotSent, OutcomeOpen
+from orchestrator.mcp.failures import BadArguments, Declined, McpFailure, NotSent, OutcomeOpen
 from orchestrator.mcp.http import LOST, NOT_SENT, Candid
 from orchestrator.mcp.link import Link
 
@@ -68,3 +69,12 @@ async def test_a_servers_own_word_that_a_call_was_not_sent_is_an_answer_like_any
     error: MCPError,
 ) -> None:
     assert type(await failure_of(error)) is Declined
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"), [("text: too long", BadArguments), ("Unknown tool: put", Declined)]
+)
+async def test_a_server_that_finds_arguments_wrong_says_so_by_a_code(
+    message: str, kind: type[McpFailure]
+) -> None:
+    assert type(await failure_of(MCPError(types.INVALID_PARAMS, message))) is kind

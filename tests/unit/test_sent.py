@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from router.http1 import Failed
 from router.sent import Sent
+from router.sent_messages import SentMessages
 from serving.protocol import Usage
 
 
@@ -167,3 +168,87 @@ def test_a_stream_that_just_ends_is_a_cut_unless_the_answer_had_ended() -> None:
     assert after(ROLE, delta("stop")).rest() == b""
     assert after(ROLE, DONE).rest() == b""
     assert after(b"data: of some other kind\n\n").rest() == b""
+
+
+# Messages
+
+
+def part(kind: str, **fields: Any) -> bytes:
+    data = json.dumps({"type": kind, **fields}).encode()
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
+
+
+START = part(
+    "message_start",
+    message={"id": "msg_1", "model": "big", "usage": {"input_tokens": 9, "output_tokens": 0}},
+)
+OPENED = part("content_block_start", index=0, content_block={"type": "text", "text": ""})
+CLOSED = part("content_block_stop", index=0)
+ENDED = part("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 2})
+STOPPED = part("message_stop")
+
+
+def text_part(text: str) -> bytes:
+    return part("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
+
+
+def after_parts(*chunks: bytes) -> SentMessages:
+    sent = SentMessages(1 << 20)
+    for chunk in chunks:
+        assert sent.feed(chunk) == chunk
+    return sent
+
+
+def test_the_text_of_a_message_is_what_its_block_said() -> None:
+    told = after_parts(START, OPENED, part("ping"), text_part("Hel"), text_part("lo")).told()
+    assert (told.text, told.pieces, told.role, told.block, told.problem) == (
+        "Hello",
+        2,
+        True,
+        "open",
+        "",
+    )
+    assert told.head is not None
+    assert (told.head.id, told.head.model) == ("msg_1", "big")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        part("content_block_start", index=1, content_block={"type": "text", "text": ""}),
+        part("content_block_start", index=0, content_block={"type": "tool_use"}),
+        part("content_block_delta", index=0, delta={"type": "thinking_delta"}),
+        part("of_tomorrow"),
+    ],
+)
+def test_a_message_of_more_than_one_text_is_not_one(more: bytes) -> None:
+    assert after_parts(START, OPENED, more).told().problem
+
+
+def test_a_message_without_an_end_was_cut_and_one_with_it_was_not() -> None:
+    cut = after_parts(START, OPENED, text_part("a"), CLOSED)
+    with pytest.raises(Failed):
+        cut.rest()
+    whole = after_parts(START, OPENED, text_part("a"), CLOSED, ENDED, STOPPED)
+    assert whole.rest() == b""
+    assert whole.told().done
+    assert whole.usage() == Usage(9, 0, 2)
+
+
+def test_the_prompts_tokens_of_a_long_message_come_from_its_start() -> None:
+    long = after_parts(START, OPENED, *(text_part("word " * 50) for _ in range(200)))
+    for chunk in (CLOSED, ENDED, STOPPED):
+        long.feed(chunk)
+    assert long.usage() == Usage(9, 0, 2)
+
+
+def test_an_engines_failure_in_a_message_is_a_cut_and_its_refusal_passes() -> None:
+    refused = part("error", error={"type": "invalid_request_error", "message": "no"})
+    assert after_parts(START).feed(refused) == refused
+    failed = part("error", error={"type": "internal_error", "message": "EngineCore died"})
+    with pytest.raises(Failed):
+        after_parts(START).feed(failed)
+    sent = after_parts(START)
+    assert sent.feed(OPENED + failed) == OPENED
+    with pytest.raises(Failed):
+        sent.rest()

@@ -48,8 +48,8 @@ def turn(step: int, *call_ids: str, attempt: int = 1) -> tuple[AnyEvent, ...]:
     )
 
 
-def gave(step: int, call_id: str, outcome: str = "ok") -> ToolResult:
-    return ToolResult(step, call_id, 4.0, "text", outcome)  # type: ignore[arg-type]
+def gave(step: int, call_id: str, outcome: str = "ok", code: str = "") -> ToolResult:
+    return ToolResult(step, call_id, 4.0, "text", outcome, code=code)  # type: ignore[arg-type]
 
 
 def test_a_turn_is_good_when_every_call_has_a_result() -> None:
@@ -63,9 +63,25 @@ def test_a_refused_call_makes_its_turn_bad_once() -> None:
     assert said == [("acme", "resp_1-1-1", False)]
 
 
-@pytest.mark.parametrize("outcome", ["error", "timeout", "outcome_unknown"])
-def test_a_tool_that_fails_says_nothing_of_the_model(outcome: str) -> None:
-    assert told(*turn(1, "a", "b"), gave(1, "a", outcome), gave(1, "b")) == []
+def test_a_call_whose_arguments_its_tool_finds_wrong_makes_its_turn_bad() -> None:
+    wrong = gave(1, "a", "error", "invalid_arguments")
+    assert told(*turn(1, "a", "b"), gave(1, "b"), wrong) == [("acme", "resp_1-1-1", False)]
+    intent, result, *begun = turn(1, "a", "b")
+    assert told(intent, *begun, wrong, result) == [("acme", "resp_1-1-1", False)]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [
+        ("error", "tool_failed"),
+        ("error", "bank_busy"),
+        ("error", "tool_unavailable"),
+        ("timeout", "timeout"),
+        ("outcome_unknown", ""),
+    ],
+)
+def test_a_tool_that_fails_says_nothing_of_the_model(outcome: str, code: str) -> None:
+    assert told(*turn(1, "a", "b"), gave(1, "a", outcome, code), gave(1, "b")) == []
 
 
 def test_a_loop_makes_its_last_turn_bad_though_its_calls_were_taken() -> None:

@@ -117,6 +117,7 @@ def test_on_gpus_nothing_of_the_cpu_is_left(gpus: float, flags: tuple[str, ...])
 def test_nothing_is_asked_of_a_hub_and_nothing_is_reported_to_anybody() -> None:
     assert command().env["HF_HUB_OFFLINE"] == "1"
     assert command().env["VLLM_NO_USAGE_STATS"] == "1"
+    assert command().env["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
 
 
 def test_our_tool_parser_brings_its_plugin_and_others_do_not() -> None:
