@@ -168,7 +168,8 @@ async def test_no_engine_sees_a_request_for_what_it_may_not_fetch() -> None:
         return chat(messages=[{"role": "user", "content": [part]}])
 
     big, small = LocalEngine(answers), LocalEngine(answers)
-    async with front_door(big, small, front={"media_hosts": ["pictures.example"]}) as front:
+    section = {"port": 0, "media_hosts": ["pictures.example"]}
+    async with front_door(big, small, front=section) as front:
         async with front.post(picture("http://10.0.0.1/admin")) as response:
             assert response.status == 400
             error = await error_of(response)
