@@ -139,7 +139,7 @@ class Course:
 
     async def elsewhere(self, how: Continuation, failure: Failed) -> tuple[Upstream, Rest, str]:
         self.how, self.path = how, how.path
-        upstream, placed = await self.router.elsewhere(self, failure)
+        upstream, placed = await self.router.attempts.elsewhere(self, failure)
         assert self.rest is not None  # noqa: S101  made with the request
         return upstream, self.rest, placed.engine.replica
 

@@ -1,8 +1,7 @@
 """Router: one turn from its bytes to an engine's answer. The story of every request:
 
     parse → identity → slot → [ placement → forward ] → answer
-                                          ├── again on another replica, while no byte has come
-                                          └── or from the text that was sent (continued)
+                                    attempts
 
     Router(config: StackConfig, table: EngineTable, *,
            also_models: Callable[[], Sequence[str]] = ..., known: KnownAdapters = ...,
@@ -13,38 +12,27 @@
 What is decided is decided by pure functions (placement) on snapshots; this module makes it happen,
 and says of each turn what happened: in the headers, the log line and the metrics. Turns come with
 their model: `model: auto` is decided one layer above, in auto.py.
-
-An engine is ejected when it refuses, is silent or is cut. A 5xx answer ejects it only after another
-replica has answered the same turn: a request that kills every engine it meets must not take the
-fleet out. 503 means a full queue and ejects nobody. A second attempt needs room in the budget for
-retries (retry_budget).
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from types import TracebackType
-from typing import Any
 
-import msgspec
-
-from router import engine_order, isolation, logs, media, rewrites, tiers
+from router import isolation, logs, media, tiers
 from router.adapter_set import KnownAdapters
 from router.answer import Answer
-from router.catalogue import NOT_READY_RETRY_S, Catalogue, not_ready
+from router.attempts import Attempts
+from router.catalogue import Catalogue
 from router.content import Content
-from router.continued import prepare
 from router.course import Course
 from router.deadlines import until
-from router.fleet import wire_name
 from router.forward import Forwarder, Upstream
 from router.health import Clock, Health
-from router.http1 import Cause, Failed
+from router.http1 import Cause
 from router.identity import Identity
 from router.kv_listeners import KvListeners
 from router.limits import Hold, Limits
@@ -61,21 +49,11 @@ from router.tool_plan import ToolPlan, ToolPlans
 from router.tool_whole import checked_whole
 from router.turn import Decision, Dispatched, TurnRequest
 from serving.config import StackConfig
-from serving.errors import (
-    DeadlineExceeded,
-    Overloaded,
-    RequestError,
-    Unavailable,
-    UpstreamError,
-    UpstreamTimeout,
-)
+from serving.errors import DeadlineExceeded, Overloaded, RequestError
 from serving.protocol import MESSAGES, AnyAsk, parse
 from serving.table import Engine, EngineTable
 
 _HUNG_UP = 499  # nginx's status for it; only ever in the log
-_LOOK_AGAIN_S = 0.1
-_TOKENIZE_S = 5.0
-"""For a count that is nice to have."""
 
 
 class Router:
@@ -125,6 +103,16 @@ class Router:
         self._forwarder = Forwarder(config.front)
         self._tool_plans = ToolPlans(config.tools)
         self.clock = clock
+        self.attempts = Attempts(
+            config.router,
+            catalogue=self.catalogue,
+            health=self.health,
+            retries=self.retries,
+            metrics=self.metrics,
+            forwarder=self._forwarder,
+            eject=self.eject,
+            clock=clock,
+        )
         self._sink = sink
 
     async def start(self) -> None:
@@ -235,140 +223,12 @@ class Router:
         session = turn.session.encode() if turn.session else identity.key
         return self.limits.enter(turn.tenant, session, len(turn.body))
 
-    async def elsewhere(self, course: Course, failure: Failed) -> tuple[Upstream, Placed]:
-        """For a stream that was cut: a replica that goes on with it, waited for if need be.
-        Raises RequestError."""
-        slot, failed, how = course.slot, course.engine, course.how
-        assert slot and failed and how  # noqa: S101, PT018  its stream was cut
-        known = (failed, *self.catalogue.fleet().ready(course.model))
-        if not any(how.can_go_to(each.speaks) for each in known):
-            raise UpstreamError(
-                f"a stream of {how.route} does not go on at {failed.speaks} engines"
-            )
-        until = self.clock() + self.config.router.failure.continue_wait_s
-        cannot = {e.replica for e in self.catalogue.fleet().engines if not how.can_go_to(e.speaks)}
-        while True:
-            # An ejected one may be a last resort for a turn that would be refused without it. Here
-            # the one that was cut is coming back, or another one: that is worth waiting for.
-            out = cannot.copy()
-            fleet = self.catalogue.fleet()
-            out.update(e.replica for e in fleet.engines if self.health.ejected(e.replica))
-            left = {e.replica for e in fleet.ready(course.model)} - out
-            if failure.cause == "status" and left != {failed.replica}:
-                out.add(failed.replica)  # not ejected: it may have been the request's fault
-            if left - out:
-                try:
-                    upstream, placed = await self._attempt(course, slot, failure, out)
-                except RequestError:
-                    if self.clock() >= until or self.retries.left() < 1:
-                        raise
-                else:
-                    if upstream.status >= 400 or not upstream.is_stream:
-                        course.close()
-                        raise UpstreamError(
-                            f"engine {placed.engine.replica} answered {upstream.status}"
-                        )
-                    self._learn(course, slot, upstream, placed)
-                    return upstream, placed
-            elif self.clock() >= until:
-                raise self._exhausted(course, failure)
-            await asyncio.sleep(_LOOK_AGAIN_S)
-
-    async def _attempt(
-        self, course: Course, slot: Slot, failure: Failed | None = None, out: Collection[str] = ()
-    ) -> tuple[Upstream, Placed]:
-        """Try replicas until one answers; returns the answer, and why that replica.
-
-        `failure` is what happened before, and `out` are replicas not to be tried."""
-        knobs = self.config.router
-        tried: set[str] = set()
-        while len(tried) < knobs.attempts:
-            if tried and failure is not None and failure.cause == "busy":
-                # All front doors met the same full queues: they must not come back in step.
-                pause_s = knobs.failure.busy_pause_s * 2.0 ** (len(tried) - 1)
-                await asyncio.sleep(pause_s * (0.5 + random.random()))
-            placed = await slot.place({*out, *tried})
-            if placed is None:
-                break
-            if failure is not None:
-                if not self.retries.spend():
-                    self.metrics.retry_refused(course.record.model, failure.cause)
-                    raise self._exhausted(course, failure, no_budget=True)
-                placed = msgspec.structs.replace(placed, reason=f"retry:{failure.cause}")
-                self.metrics.retried(course.record.model, failure.cause)
-            course.goes_to(placed)
-            tried.add(placed.engine.replica)
-            try:
-                course.upstream = await self._forward(course, placed.engine)
-                return course.upstream, placed
-            except Failed as failed:
-                failure = failed
-                if failed.cause == "status":
-                    course.suspects.append(placed.engine)
-                elif failed.cause != "busy":
-                    self.eject(placed.engine, failed.cause)
-        raise self._exhausted(course, failure)
-
-    async def _forward(self, course: Course, engine: Engine) -> Upstream:
-        source = course.turn.body
-        name = wire_name(engine, course.model)
-        if course.how is not None:
-            tokenize = partial(self._tokenize, course, engine)
-            source, course.rest = await prepare(course.how, engine, name, tokenize)
-        if course.plan is not None:
-            body = course.plan.body(source, name)
-        else:
-            body = source if name == course.ask.model else rewrites.alias(source, name)
-        turn = course.turn
-        body = isolation.apart(body, course.path, course.ask, turn.tenant, engine)
-        body = engine_order.ranked(body, course.path, course.ask, engine, course.due_unix_s)
-        course.body = body
-        upstream = await self._send(course, engine, body)
-        if upstream.status >= 500:
-            upstream.close()
-            cause: Cause = "busy" if upstream.status == 503 else "status"
-            raise Failed(cause, f"it answered {upstream.status}")
-        return upstream
-
-    async def _send(self, course: Course, engine: Engine, body: bytes) -> Upstream:
-        turn = course.turn
-        mark = course.slot.mark if course.slot is not None else ""
-        if mark and engine.speaks == "sglang" and course.path != MESSAGES:
-            body = rewrites.marked(body, mark)  # it looks for it in no header
-        return await self._forwarder.send(
-            engine.url, course.path, body, turn.headers, turn.request_id, mark=mark
-        )
-
-    async def _tokenize(self, course: Course, engine: Engine, question: bytes) -> Any:
-        """The answer of the engine's tokenizer; None where it has none."""
-        try:
-            async with asyncio.timeout(_TOKENIZE_S):
-                upstream = await self._forwarder.send(
-                    engine.url, "/tokenize", question, {}, course.turn.request_id
-                )
-                try:
-                    body = b"".join([chunk async for chunk in upstream.chunks()])
-                finally:
-                    upstream.close()
-            return msgspec.json.decode(body)
-        except (Failed, TimeoutError, msgspec.DecodeError):
-            return None
-
-    def _learn(self, course: Course, slot: Slot, upstream: Upstream, placed: Placed) -> None:
-        """An engine answered: so it lives, and those that did not are to blame for that."""
-        for suspect in course.suspects:
-            self.eject(suspect, "status")
-        course.suspects.clear()
-        self.health.restore(placed.engine.replica)
-        if upstream.status < 400:
-            slot.began()
-
     async def _answered(
         self, course: Course, slot: Slot, upstream: Upstream, placed: Placed
     ) -> Dispatched:
         """Learn from a success, and hand it on."""
         engine, record, reason = placed.engine, course.record, placed.reason
-        self._learn(course, slot, upstream, placed)
+        self.attempts.learn(course, slot, upstream, placed)
         tier = course.turn.tier
         if tier is not None:
             reason = f"{tier.reason}; {reason}"
@@ -405,7 +265,7 @@ class Router:
 
         async def send(body: bytes) -> Upstream:
             course.record.calls_again += 1
-            return await self._send(course, engine, body)
+            return await self.attempts.send(course, engine, body)
 
         again = Again(plan, course.body, send)
         whole = None
@@ -413,26 +273,6 @@ class Router:
             body = b"".join([chunk async for chunk in answer.chunks()])
             whole = await checked_whole(body, plan, again, again.spent)
         return ToolAnswer(answer, plan, again, again.spent, whole)
-
-    def _exhausted(
-        self, course: Course, failure: Failed | None, *, no_budget: bool = False
-    ) -> RequestError:
-        """Why no replica answered, as the client's error."""
-        model = course.model
-        if failure is None:
-            return not_ready(model, self.catalogue.why_not(model))
-        count = course.record.attempts
-        tries = "1 replica" if count == 1 else f"{count} replicas"
-        said = f"model {model!r}: {tries} tried, none answered; of the last: {failure.detail}"
-        if no_budget:
-            said += "; too many turns failed just now to try it elsewhere as well"
-        if failure.cause == "busy":
-            return Unavailable(said, code="engine_busy", retry_after_s=1)
-        if failure.cause == "connect":
-            # Nothing listens any more where the table still says so: no engine has seen the turn.
-            return Unavailable(said, retry_after_s=NOT_READY_RETRY_S)
-        kind = UpstreamTimeout if failure.cause == "timeout" else UpstreamError
-        return kind(said, retry_after_s=self.config.router.eject_s)
 
 
 class _Open:
@@ -480,7 +320,7 @@ class _Open:
             block = until(turn.deadline_s, router.clock)
             await block.__aenter__()
             self._until = block
-        upstream, placed = await router._attempt(course, slot)
+        upstream, placed = await router.attempts.attempt(course, slot)
         record.first_byte_s = round(router.clock() - self._started, 6)
         record.stream = upstream.is_stream
         return await router._answered(course, slot, upstream, placed)

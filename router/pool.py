@@ -26,13 +26,14 @@ from router import placement
 from router.claim import Claim, Placed
 from router.desk import Booking, Desk, Held
 from router.health import Clock
+from router.outlook import Outlook
 from router.outside import Outside
-from router.placement import Choice, Need, Option
+from router.placement import Choice, Need
 from router.programs import Program, Programs
 from router.rates import Rates
 from router.turn import Urgency
 from router.waiting import Fair, Line
-from router.warmth import Node, Warmth
+from router.warmth import Warmth
 from serving.errors import Unavailable
 from serving.front_queues import Queue
 from serving.router_config import RouterConfig
@@ -65,12 +66,13 @@ class Pool:
     ) -> None:
         """`slots`: sequences that one engine computes at once."""
         self.model = model
-        self._slots = slots
         self._knobs = knobs
         self._programs = programs
         self._warmth = warmth
         self._rates = rates
-        self._outside = outside
+        self._outlook = Outlook(
+            model, knobs, programs=programs, rates=rates, outside=outside, slots=slots
+        )
         self._clock = clock
         self._fair = Fair(knobs.queue.tenant_credit_tokens)
         self._desks: dict[str, Desk] = {}
@@ -91,7 +93,7 @@ class Pool:
         """What waits here, for those who decide how many replicas there are."""
         lines = [self._strangers, *(desk.line for desk in self._desks.values())]
         tokens = sum(line.tokens for line in lines)
-        rates = [self._rate(desk) for desk in self._desks.values()]
+        rates = [self._outlook.rate(desk) for desk in self._desks.values()]
         prefill_s = tokens * len(rates) / sum(rates) if rates else 0.0
         return Queue(self._fair.waiting, tokens, prefill_s)
 
@@ -128,7 +130,8 @@ class Pool:
         order_s = math.inf if urgency == "batch" else self._clock()
         queued = self._strangers.before(tenant, order_s) / len(self._desks)
         return min(
-            (desk.backlog_tokens + desk.line.before(tenant, order_s) + queued) / self._rate(desk)
+            (desk.backlog_tokens + desk.line.before(tenant, order_s) + queued)
+            / self._outlook.rate(desk)
             for desk in self._desks.values()
         )
 
@@ -139,16 +142,16 @@ class Pool:
         now = self._clock()
         for engine in engines:
             self._desk(engine).heard(engine)
-        need, options = self._options(claim, program, engines, now)
+        need, options = self._outlook.options(claim, program, engines, self._desks, now)
         choice = placement.choose(need, options, self._knobs.placement)
         desk = None
         fresh = need.tokens
         if choice is not None:
             desk = self._desks[choice.engine.replica]
-            fresh = self._fresh(claim, need, desk)
+            fresh = self._outlook.fresh(claim, need, desk)
             if not desk.line and self._may_go(desk, need, fresh, claim.tenant.name):
                 return self._go(claim, program, need, choice, arrived_s)
-        order_s = self._order_s(claim, fresh, arrived_s, engines[0].replica)
+        order_s = self._outlook.due_s(claim, fresh, arrived_s, engines[0].replica)
         by_replica = {engine.replica: engine for engine in engines}
         held = Held(
             order_s,
@@ -170,12 +173,6 @@ class Pool:
                 self.pump(each)
         self._arm()
         return held
-
-    def _order_s(self, claim: Claim, fresh_tokens: int, arrived_s: float, replica: str) -> float:
-        """The moment at which it is due, by which turns that wait are ordered."""
-        rate = self._rates.prefill(replica, self.model)
-        order_s = arrived_s + self._knobs.queue.overtake * fresh_tokens / rate
-        return order_s + (self._knobs.queue.batch_wait_s if claim.urgency == "batch" else 0.0)
 
     def give_up(self, held: Held) -> None:
         """Whoever waited has left."""
@@ -209,59 +206,6 @@ class Pool:
             )
         return desk
 
-    def _options(
-        self, claim: Claim, program: Program, engines: Sequence[Engine], now: float
-    ) -> tuple[Need, list[Option]]:
-        """The turn in tokens, and each replica as it finds it."""
-        identity = claim.identity
-        hashes, ends = identity.hashes, identity.ends_bytes
-        size = identity.total_bytes or claim.prompt_bytes
-        ratio = self._rates.bytes_per_token(self.model)
-        home = self._desks.get(program.home) if len(engines) > 1 else None
-        if (
-            home is not None
-            and not home.line
-            and not home.backlog_tokens
-            and (home.running < self._slots)
-        ):
-            # Whose home has nothing to do goes there if it fits at all: no need to ask the others.
-            engines = [e for e in engines if e.replica == program.home] or engines
-        known, tokens = -1, int(size / ratio)
-        found: list[tuple[Engine, Desk, Node | None]] = []
-        for engine in engines:
-            desk = self._desks[engine.replica]
-            at, node = desk.held.find(hashes)
-            if node is not None and at > known:
-                # Counted by an engine up to there; only the rest is estimated.
-                known, tokens = at, node.end + int((size - ends[at]) / ratio)
-            found.append((engine, desk, node))
-        need = Need(
-            identity.key, max(1, tokens), self._rates.answer_tokens(self.model), program.home
-        )
-        expected_since = now - self._programs.patience_s
-        options = []
-        for engine, desk, node in found:
-            desk.active.expire(expected_since)
-            rate = self._rates.prefill(engine.replica, self.model)
-            elsewhere: float | None = self._outside.elsewhere_tokens(engine.replica)
-            if elsewhere is None:
-                # Of others' turns we know the number only.
-                others = max(0, engine.load.waiting - desk.unbegun)
-                elsewhere = others * self._rates.fresh_tokens(self.model)
-            ahead = desk.backlog_tokens + desk.line.before(claim.tenant.name) + elsewhere
-            wait_s = ahead / rate + self._slot_wait_s(desk, engine)
-            warm = self._warm(node, need, desk)
-            room = desk.room_tokens(program)
-            options.append(Option(engine, wait_s, rate, warm, room, desk.placed))
-        return need, options
-
-    def _slot_wait_s(self, desk: Desk, engine: Engine) -> float:
-        """Until one of the engine's slots is free, as those before it end one by one."""
-        # What waits there is ours or others'; what is ours is counted as running, too.
-        others = max(0, engine.load.waiting - max(0, desk.running - self._slots))
-        ahead = desk.running + others - self._slots + 1
-        return max(0, ahead) * self._rates.turn_s(self.model) / self._slots
-
     def _go(
         self, claim: Claim, program: Program, need: Need, choice: Choice, arrived_s: float
     ) -> tuple[Placed, Booking]:
@@ -270,12 +214,12 @@ class Pool:
         desk = self._desks[choice.engine.replica]
         hashes = claim.identity.hashes
         at, node = desk.held.find(hashes)
-        warm, whole = self._warm(node, need, desk), node.warm if node is not None else 0
+        warm, whole = self._outlook.warm(node, need, desk), node.warm if node is not None else 0
         if hashes:
-            node = desk.held.extend(hashes, self._ends(claim, at, node))
+            node = desk.held.extend(hashes, self._outlook.ends(claim, at, node))
         due_in_s = None
         if desk.backlog_tokens or choice.engine.load.waiting or claim.urgency == "batch":
-            due_in_s = self._order_s(claim, need.tokens - warm, arrived_s, desk.replica) - now
+            due_in_s = self._outlook.due_s(claim, need.tokens - warm, arrived_s, desk.replica) - now
         booking = Booking(desk, need, warm=warm, whole=whole, node=node, sent_s=now)
         self._fair.serve(claim.tenant.name, (need.tokens - warm) / claim.tenant.weight)
         self._rates.went(self.model, need.tokens - warm)
@@ -287,14 +231,6 @@ class Pool:
             choice.engine, choice.reason, warm, now - arrived_s, choice.first_token_s, due_in_s
         )
         return placed, booking
-
-    def _ends(self, claim: Claim, at: int, known: Node | None) -> list[int]:
-        """Tokens up to each boundary: counted up to the one that is known, estimated from there."""
-        ends_bytes = claim.identity.ends_bytes
-        ratio = self._rates.bytes_per_token(self.model)
-        base, base_bytes = (known.end, ends_bytes[at]) if known is not None else (0, 0)
-        rest = [base + int((size - base_bytes) / ratio) for size in ends_bytes[at + 1 :]]
-        return [base] * (at + 1) + rest
 
     def _count_new(self, desk: Desk) -> None:
         """Sessions that found a home, by replica: new ones, and those whose replica has left.
@@ -317,7 +253,7 @@ class Pool:
         now = self._clock()
         desk.active.expire(now - self._programs.patience_s)
         for held in _heads(desk.line):
-            if not self._welcome(held, desk):
+            if not self._outlook.fits(held, desk):
                 # Its prefix was driven out while it waited: now it would do that to others.
                 desk.line.remove(held)
                 self._becomes_stranger(held)
@@ -336,15 +272,15 @@ class Pool:
             if not self._ready_for(stranger, desk):
                 return
             if forced:
-                fresh = self._fresh(stranger.claim, stranger.need, desk)
+                fresh = self._outlook.fresh(stranger.claim, stranger.need, desk)
                 share = self._knobs.queue.stranger_share
-                desk.strangers_from_s = now + fresh / self._rate(desk) / share
+                desk.strangers_from_s = now + fresh / self._outlook.rate(desk) / share
             self._send(stranger, desk, "forced" if forced else "room")
         self._steal(desk)
 
     def _next_stranger(self, desk: Desk, now: float) -> tuple[Held | None, bool]:
         """One for which there is room; else the first, where this replica can afford it."""
-        held = self._strangers.first(lambda h: self._welcome(h, desk), _LOOK)
+        held = self._strangers.first(lambda h: self._outlook.fits(h, desk), _LOOK)
         if held is not None or now < desk.strangers_from_s:
             return held, False
         return self._strangers.first(lambda h: desk.replica in h.engines, _LOOK), True
@@ -359,29 +295,12 @@ class Pool:
             if first is None or self._fair.next_start(first.tenant) >= start:
                 continue
             # Its own prefix, computed once more, is on its own account: no price beyond that.
-            gain = self._gain(first, other, desk, other.backlog_tokens, price=1.0, least_s=0.0)
-            if gain > most and self._welcome(first, desk) and self._ready_for(first, desk):
+            gain = self._outlook.gain(
+                first, other, desk, other.backlog_tokens, price=1.0, least_s=0.0
+            )
+            if gain > most and self._outlook.fits(first, desk) and self._ready_for(first, desk):
                 best, most = first, gain
         return best
-
-    def _gain(
-        self,
-        held: Held,
-        there: Desk,
-        here: Desk,
-        ahead_tokens: int,
-        *,
-        price: float,
-        least_s: float,
-    ) -> float:
-        """Seconds by which its first token comes sooner here, beyond `least_s` and the price of
-        what is computed once more."""
-        rate = self._rate(here)
-        fresh_here = self._fresh(held.claim, held.need, here)
-        fresh_there = self._fresh(held.claim, held.need, there)
-        gain = (ahead_tokens + fresh_there) / self._rate(there)
-        gain -= (here.backlog_tokens + fresh_here) / rate + least_s
-        return gain - price * max(0, fresh_here - fresh_there) / rate
 
     def _steal(self, desk: Desk) -> None:
         """It has nothing to do: take a turn that is quicker here than where it waits."""
@@ -396,10 +315,10 @@ class Pool:
             if seen >= _LOOK:
                 break
             if desk.replica in held.engines:
-                gain = self._gain(
+                gain = self._outlook.gain(
                     held, busiest, desk, ahead, price=knobs.leave_price, least_s=knobs.leave_s
                 )
-                if gain > most and self._welcome(held, desk):
+                if gain > most and self._outlook.fits(held, desk):
                     best, most = held, gain
             ahead += held.tokens
         if best is not None:
@@ -409,8 +328,8 @@ class Pool:
         self._line_of(held).remove(held)
         if held.placed.done():
             return  # it was cancelled in this very turn of the loop
-        fresh = self._fresh(held.claim, held.need, desk)
-        first_token_s = (desk.backlog_tokens + fresh) / self._rate(desk)
+        fresh = self._outlook.fresh(held.claim, held.need, desk)
+        first_token_s = (desk.backlog_tokens + fresh) / self._outlook.rate(desk)
         choice = Choice(held.engines[desk.replica], reason, first_token_s)
         held.placed.set_result(
             self._go(held.claim, held.program, held.need, choice, held.arrived_s)
@@ -426,39 +345,15 @@ class Pool:
     def _line_of(self, held: Held) -> Line[Held]:
         return self._strangers if held.at is None else held.at.line
 
-    def _welcome(self, held: Held, desk: Desk) -> bool:
-        engine = held.engines.get(desk.replica)
-        if engine is None:
-            return False
-        warm = held.need.tokens - self._fresh(held.claim, held.need, desk)
-        option = Option(engine, 0.0, 1.0, warm, desk.room_tokens(held.program))
-        return placement.fits(held.need, option, self._knobs.placement)
-
     def _ready_for(self, held: Held, desk: Desk) -> bool:
-        fresh = self._fresh(held.claim, held.need, desk)
+        fresh = self._outlook.fresh(held.claim, held.need, desk)
         return self._may_go(desk, held.need, fresh, held.tenant)
 
     def _may_go(self, desk: Desk, need: Need, fresh_tokens: int, tenant: str) -> bool:
         if desk.backlog_tokens and self._fair.is_spent(tenant):
             # What lies in an engine's own queue cannot be overtaken by who comes and had less.
             return False
-        return desk.may_go(need, fresh_tokens, self._rate(desk), self._knobs.queue)
-
-    def _rate(self, desk: Desk) -> float:
-        return self._rates.prefill(desk.replica, self.model)
-
-    def _fresh(self, claim: Claim, need: Need, desk: Desk) -> int:
-        """Tokens of its prompt that are not held there."""
-        return need.tokens - self._warm(desk.held.find(claim.identity.hashes)[1], need, desk)
-
-    def _warm(self, node: Node | None, need: Need, desk: Desk) -> int:
-        if node is None:
-            return 0
-        warm = node.warm
-        if node.tail and warm == node.end:
-            warm += int(node.tail * self._rates.answers_kept(self.model))
-        warm = min(warm, need.tokens - 1)  # an engine computes at least the last token
-        return warm - warm % (desk.held.block_tokens or 1)
+        return desk.may_go(need, fresh_tokens, self._outlook.rate(desk), self._knobs.queue)
 
     def _arm(self) -> None:
         if self._timer is None:
