@@ -130,7 +130,7 @@ class McpServerConfig(Frozen):
     rate: RateConfig = RateConfig()
     breaker: BreakerConfig = BreakerConfig()
     max_message_bytes: int = Field(default=8 * 2**20, ge=4096)
-    """A larger message of the server ends the connection."""
+    """A larger message ends the connection to a command; over HTTP it fails its call."""
     max_tools: int = Field(default=128, ge=1)
     """A longer list is cut, with a warning: every tool costs tokens in every turn."""
 

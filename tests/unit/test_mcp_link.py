@@ -31,7 +31,7 @@ async def through_candid(answer: httpx2.Response | Exception) -> MCPError:
             raise answer
         return answer
 
-    transport = Candid(httpx2.MockTransport(answered), answer_s=1)
+    transport = Candid(httpx2.MockTransport(answered), answer_s=1, max_message_bytes=4096)
     async with httpx2.AsyncClient(transport=transport) as client:
         headers = {"mcp-session-id": "s"}
         said = (await client.post("http://h/mcp", json={"id": 1}, headers=headers)).json()["error"]

@@ -24,7 +24,8 @@ async def test_a_retry_after_is_a_number_of_seconds_or_nothing(
         return httpx2.Response(503, headers=[(b"retry-after", header.encode("latin-1"))])
 
     request = httpx2.Request("POST", "http://docs/mcp", json={})
-    response = await Candid(httpx2.MockTransport(busy), answer_s=1.0).handle_async_request(request)
+    transport = Candid(httpx2.MockTransport(busy), answer_s=1.0, max_message_bytes=4096)
+    response = await transport.handle_async_request(request)
     data = json.loads(await response.aread())["error"]["data"]
     assert data.get("retry_after_s") == seconds
 
