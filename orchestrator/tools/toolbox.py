@@ -125,7 +125,9 @@ class Toolbox:
             if error.transient and error.error_code != "tool_unavailable":
                 gate.failed()
             return failure_of(error, result_bytes)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError, SystemExit) as error:
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
             gate.failed()
             if timer.expired():
                 note = "" if chosen.kind == "pure" else "; it may still have taken effect"
@@ -145,7 +147,9 @@ class Toolbox:
         try:
             async with asyncio.timeout(chosen.limits.timeout_s or limits.tool_timeout_s):
                 value = await chosen.lookup(context.key, context)
-        except Exception:
+        except (Exception, asyncio.CancelledError, SystemExit) as error:
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
             return None  # who cannot be asked has not said that nothing happened
         if value is UNKNOWN:
             return None
@@ -161,6 +165,13 @@ class Toolbox:
         """Let go of what the tools hold."""
         for each in self._tools.values():
             each.close()
+
+
+def _is_cancelled() -> bool:
+    """Is it us whom somebody cancels? A tool may raise CancelledError by itself, as one does that
+    awaits a task which it, or a library, has cancelled: then its call has failed, no more."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def result_of(chosen: Tool, value: Any, result_bytes: int, handle: str = "") -> Ran:

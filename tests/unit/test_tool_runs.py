@@ -6,12 +6,15 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from orchestrator.agents import Agents, resolve
 from orchestrator.clock import FakeClock
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.loop.events import (
     ConversationStarted,
     ResponseAccepted,
+    ResponseFinished,
     ResultKept,
     TimerSet,
     ToolFailed,
@@ -26,11 +29,13 @@ from orchestrator.tools.functions import from_function
 from orchestrator.worker.worker import Worker
 from serving.config import AgentConfig
 
+Wanted = tuple[str, object]
+
 
 class Desk:
     """One conversation whose model makes these calls, one a turn, and then is done."""
 
-    def __init__(self, *wanted: tuple[str, object], **limits: Any) -> None:
+    def __init__(self, *wanted: Wanted | list[Wanted], **limits: Any) -> None:
         self.clock = FakeClock()
         self.journal = MemoryJournal(clock=self.clock)
         self.turns: list[ModelTurn] = []
@@ -54,7 +59,12 @@ class Desk:
             """Cost."""
             return ToolOutput("had", cost_usd=2.0, quota={"left": 1})
 
-        own = [from_function(each) for each in (flaky, long, dear)]
+        @tool(kind="idempotent")
+        async def lost() -> str:
+            """Await what somebody has cancelled."""
+            raise asyncio.CancelledError
+
+        own = [from_function(each) for each in (flaky, long, dear, lost)]
         own += [built_in(f"builtin:{name}", "tools") for name in ("sleep", "read_result")]
         config = AgentConfig.model_validate({"reply_tool": False, "limits": limits})
         self.worker = Worker(
@@ -68,7 +78,9 @@ class Desk:
     def play(self, turn: ModelTurn) -> list[Scripted]:
         self.turns.append(turn)
         wanted = next(self.wanted, None)
-        return says("done") if wanted is None else calls(wanted)
+        if wanted is None:
+            return says("done")
+        return calls(*wanted) if isinstance(wanted, list) else calls(wanted)
 
     async def begin(self) -> None:
         accepted = ResponseAccepted("r", self.clock.now(), [{"role": "user", "content": "go"}])
@@ -180,3 +192,16 @@ async def test_what_a_tool_costs_counts_against_the_response_s_limit() -> None:
         await desk.worker.run("c")
     (result,) = await desk.found(ToolResult)
     assert (result.cost_usd, result.quota) == (2.0, {"left": 1})
+
+
+@pytest.mark.parametrize("beside", [[], [("long", {})]])
+async def test_a_tool_whose_code_leaks_a_cancellation_fails_once(beside: list[Wanted]) -> None:
+    desk = Desk([("lost", {}), *beside])
+    async with desk.worker:
+        await desk.begin()
+        results = await desk.until(ToolResult, 1 + len(beside))
+        (ended,) = await desk.until(ResponseFinished, 1)
+    lost = next(each for each in results if each.call_id.endswith("_0"))
+    assert (lost.outcome, lost.code) == ("error", "tool_failed")
+    assert len(await desk.found(ToolIntent)) == 1 + len(beside)
+    assert ended.status == "completed"

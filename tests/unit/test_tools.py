@@ -195,6 +195,44 @@ async def test_a_timeout_inside_a_tool_is_its_own_error() -> None:
     assert await run(gives_up) == failed("TimeoutError: upstream")
 
 
+async def lost_task() -> str:
+    """Await a task that was cancelled meanwhile."""
+    task = asyncio.ensure_future(asyncio.Event().wait())
+    task.cancel()
+    await task
+    return ""
+
+
+async def leaves() -> str:
+    """Leave the process."""
+    raise SystemExit(3)
+
+
+def leaves_from_a_thread() -> str:
+    """Leave the process."""
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [(lost_task, "CancelledError()"), (leaves, "SystemExit: 3"), (leaves_from_a_thread, "Sys")],
+)
+async def test_a_tool_that_cancels_itself_or_leaves_has_failed_and_no_more(
+    function: Any, said: str
+) -> None:
+    ran = await run(function)
+    assert (ran.outcome, ran.code, ran.transient) == ("error", "tool_failed", False)
+    assert said in ran.output
+
+
+async def test_a_call_that_is_cancelled_from_outside_ends_as_cancelled() -> None:
+    running = asyncio.ensure_future(run(wait_for_ever))
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
 async def test_a_long_result_is_cut_at_a_character_and_says_so() -> None:
     def shout() -> str:
         """Shout."""
