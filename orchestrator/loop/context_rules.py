@@ -20,6 +20,7 @@ from orchestrator.loop.compaction import Decision, Facts
 from orchestrator.loop.events import (
     Compacted,
     HistoryImported,
+    Item,
     LimitReached,
     ModelResult,
     Notice,
@@ -52,11 +53,11 @@ def _alone(event: Shown) -> Shown:
     """A request without outputs of calls that leave the prompt: no engine takes them so."""
     if not isinstance(event, ResponseAccepted):
         return event
-    made = {item.get("call_id") for item in event.input if item.get("type") == "function_call"}
+    orphans = _outputs_of(event.input)
     left = [
         item
         for item in event.input
-        if item.get("type") != "function_call_output" or item.get("call_id") in made
+        if item.get("type") != "function_call_output" or item["call_id"] not in orphans
     ]
     return event if left == event.input else msgspec.structs.replace(event, input=left)
 
@@ -83,13 +84,30 @@ def _beginning(history: Sequence[Shown], index: int) -> int:
             index -= 1
         elif isinstance(before, ResponseAccepted):
             index -= 1
-            if any(item.get("type") == "function_call_output" for item in before.input):
-                index = max(
-                    (n for n in range(index) if isinstance(history[n], ModelResult)), default=0
-                )
+            if answered := _outputs_of(before.input):
+                made = (n for n in range(index) if not answered.isdisjoint(_calls_of(history[n])))
+                index = min(made, default=index)
         else:
             break
     return index
+
+
+def _outputs_of(items: Sequence[Item]) -> set[str]:
+    """Ids of the calls that these items answer, and do not bring themselves."""
+    made = {item["call_id"] for item in items if item.get("type") == "function_call"}
+    outputs = {item["call_id"] for item in items if item.get("type") == "function_call_output"}
+    return outputs - made
+
+
+def _calls_of(event: Shown) -> set[str]:
+    """Ids of the calls that stand in it: a model's, or those that a client brought."""
+    if isinstance(event, ModelResult):
+        return {call.call_id for call in event.calls}
+    if isinstance(event, ResponseAccepted):
+        items = event.input
+    else:
+        items = event.items if isinstance(event, HistoryImported) else []
+    return {item["call_id"] for item in items if item.get("type") == "function_call"}
 
 
 def size(history: Sequence[Shown], around: Around) -> int:

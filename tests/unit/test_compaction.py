@@ -248,6 +248,31 @@ def test_outputs_that_a_client_brought_stay_with_their_calls() -> None:
     assert place(history, 9) == len(history)
 
 
+def brings(name: str, *, both: bool) -> ResponseAccepted:
+    """A request with the output of a call, and with the call itself."""
+    output = {"type": "function_call_output", "call_id": name, "output": "sunny"}
+    call = {"type": "function_call", "call_id": name, "name": "weather", "arguments": "{}"}
+    return ResponseAccepted(f"r{name}", 0.0, [call, output] if both else [output])
+
+
+def test_a_client_that_brings_calls_with_their_outputs_does_not_keep_all_that_was_before() -> None:
+    history: list[Any] = []
+    for n in range(1, 6):
+        history += [brings(f"c{n}", both=True), ModelResult(n, 1, 0.0, text=f"answer {n}")]
+    assert place(history, 4) == 6
+
+
+def test_an_output_stays_with_the_event_that_holds_its_call_wherever_that_is() -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "weather", "arguments": "{}"}
+    history = [
+        HistoryImported("", "", [{"role": "user", "content": "hello"}]),
+        HistoryImported("", "", [call]),
+        brings("c", both=False),
+        ModelResult(1, 1, 0.0, text="sunny"),
+    ]
+    assert place(history, 1) == 1
+
+
 def test_a_conversation_learns_how_long_its_prompt_is_kept() -> None:
     state = State()
 
