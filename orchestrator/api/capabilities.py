@@ -3,6 +3,9 @@
 A request that cannot be served as it stands is refused before anything is stored, with the field
 and a way out: names of tools that nobody has, pictures for a model that reads text, a format
 beside tools.
+
+What the tools of MCP servers are is known once the conversation has their lists: `check_tools` is
+asked then, with the agent that has them all.
 """
 
 from __future__ import annotations
@@ -14,10 +17,19 @@ from orchestrator.api.response_items import ImagePart, MessageItem
 from orchestrator.api.response_request import CreateRequest
 from serving.config import ModelConfig
 from serving.errors import BadRequest
+from serving.sections import nearest
 
 
 def check(request: CreateRequest, agent: Agent, models: Iterable[ModelConfig]) -> None:
     """Raises BadRequest. `models` are those that may answer, as far as they are known."""
+    if not agent.mcp:
+        check_tools(request, agent)
+    for model in models:
+        _reads(request, model)
+
+
+def check_tools(request: CreateRequest, agent: Agent) -> None:
+    """Raises BadRequest unless what the request says of tools goes with those of the agent."""
     own = agent.tools.names
     for index, tool in enumerate(request.tools or ()):
         if tool.name in own:
@@ -34,14 +46,13 @@ def check(request: CreateRequest, agent: Agent, models: Iterable[ModelConfig]) -
             f"{wanted.type!r} does not go with tools in one response; ask for it in a request "
             "of its own, without tools or with tool_choice: 'none'",
         )
-    for model in models:
-        _reads(request, model)
 
 
 def _tool_choice(request: CreateRequest, names: set[str]) -> None:
     for name in request.forced:
         if name not in names:
-            raise _refused("tool_choice", f"{name[:80]!r} is not among the tools")
+            hint = nearest(name, sorted(names)) if names else "there are none"
+            raise _refused("tool_choice", f"{name[:80]!r} is not among the tools; {hint}")
     if request.tool_choice == "required" and not names:
         raise _refused("tool_choice", "'required' needs at least one tool")
 

@@ -10,7 +10,9 @@ A response and its conversation belong to the tenant that made them: to all othe
 there, and an Idempotency-Key is one tenant's own.
 
 The worker stores the request and runs it. From the look at a conversation's log until then this
-module lets no other request near that conversation, so two requests cannot both be the next.
+module lets no other request of this process near that conversation; of two that come to two
+processes at once one is the next. `_next` says so to the other under the conversation's lease: with
+`previous_response_id` it is then a fork, as if it had come later.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from orchestrator.agents import Agent, Agents
 from orchestrator.api.approvals import decisions, has_decision, waiting_calls
-from orchestrator.api.capabilities import check
+from orchestrator.api.capabilities import check, check_tools
 from orchestrator.api.open_calls import check_outputs
 from orchestrator.api.response_request import CreateRequest
 from orchestrator.clock import Clock
@@ -33,7 +36,7 @@ from orchestrator.loop.events import ConversationStarted, HistoryImported, Respo
 from orchestrator.loop.history import items_of, upto
 from orchestrator.loop.machine import fold_all
 from orchestrator.loop.state import State
-from orchestrator.worker.acceptance import Admission
+from orchestrator.worker.acceptance import Admission, Fits, always
 from router.limits import Limits
 from router.tenants import OPEN, Tenant
 from router.turn import Urgency
@@ -41,6 +44,7 @@ from serving.config import ModelConfig
 from serving.errors import BadRequest, Conflict, NotFound
 
 LOCKS = 256
+LOCKED = "conversation_locked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ class Acceptor(Protocol):
         *,
         start: ConversationStarted | None = None,
         imported: HistoryImported | None = None,
+        fits: Fits = always,
         at_end: Callable[[], None] | None = None,
     ) -> Admission:
         """Store durably and begin to run; see `Worker.accept`."""
@@ -183,9 +188,15 @@ class Intake:
             decides = has_decision(asked.request.items())
             if (state.last_response_id == previous or decides) and _is_agent(state, asked):
                 # A decision belongs to the conversation that waits for it, never to a fork.
-                asked = self._as_begun(state, asked)
-                _check_open(state, asked)
-                return await self._run(ref.conversation, asked)
+                begun = self._as_begun(state, asked)
+                _check_open(state, begun)
+                try:
+                    return await self._run(ref.conversation, begun, _next)
+                except Conflict as conflict:
+                    log = await self._journal.read(ref.conversation)
+                    overtaken = fold_all(log).last_response_id != previous
+                    if decides or not overtaken or conflict.code != LOCKED:
+                        raise
         before = fold_all(upto(log, previous))
         self._check(asked)
         items = items_of(before.history, as_calls=_is_agent(before, asked))
@@ -201,15 +212,9 @@ class Intake:
                 raise unknown_conversation(conversation)
             if state.run is not None:
                 raise _busy(f"conversation: {state.run.response_id} is still in progress in it")
-            if state.agent and not _is_agent(state, asked):
-                raise BadRequest(
-                    f"model: the conversation belongs to {state.agent!r}, not to "
-                    f"{asked.request.model!r}; use previous_response_id to branch off",
-                    param="model",
-                )
+            _check_within(state, asked)
             asked = self._as_begun(state, asked)
-            _check_open(state, asked)
-            return await self._run(conversation, asked, start=self._start(asked))
+            return await self._run(conversation, asked, _check_within, start=self._start(asked))
 
     def _check(self, asked: Asked) -> None:
         check(asked.request, asked.agent, self._models_of(asked.agent.model))
@@ -235,29 +240,45 @@ class Intake:
 
     async def _open(self, asked: Asked, imported: HistoryImported | None) -> Admission:
         """A new conversation."""
-        return await self._run(new_id("conv"), asked, start=self._start(asked), imported=imported)
+        start = self._start(asked)
+        return await self._run(new_id("conv"), asked, start=start, imported=imported)
 
     async def _run(
         self,
         conversation: str,
         asked: Asked,
+        place: Callable[[State, Asked], None] = lambda *_: None,
         *,
         start: ConversationStarted | None = None,
         imported: HistoryImported | None = None,
     ) -> Admission:
-        """Let the worker have it, within the tenant's limits; they hold it until its end."""
-        accepted = self._accepted(asked)
+        """Let the worker have it, within the tenant's limits; they hold it until its end.
+
+        `place` raises unless the conversation is still the request's place.
+        """
+
+        def fits(state: State, agent: Agent) -> None:
+            place(state, asked)
+            if agent.mcp:
+                check_tools(asked.request, agent)
+
+        accept = partial(
+            self._worker.accept,
+            conversation,
+            self._accepted(asked),
+            start=start,
+            imported=imported,
+            fits=fits,
+        )
         if self._limits is None:
-            return await self._worker.accept(conversation, accepted, start=start, imported=imported)
+            return await accept()
         hold = self._limits.enter(
             asked.caller.tenant, conversation.encode(), asked.size_bytes, charge=False
         )
         held = ExitStack()  # its close does nothing the second time
         held.enter_context(hold)
         try:
-            admission = await self._worker.accept(
-                conversation, accepted, start=start, imported=imported, at_end=held.close
-            )
+            admission = await accept(at_end=held.close)
         except BaseException:
             held.close()
             raise
@@ -299,10 +320,30 @@ def _check_open(state: State, asked: Asked) -> None:
     check_outputs(items_of(state.history), items, waiting_calls(state))
 
 
+def _check_within(state: State, asked: Asked) -> None:
+    """Raises BadRequest or Conflict unless the request can be the conversation's next one."""
+    if state.agent and not _is_agent(state, asked):
+        raise BadRequest(
+            f"model: the conversation belongs to {state.agent!r}, not to "
+            f"{asked.request.model!r}; use previous_response_id to branch off",
+            param="model",
+        )
+    _check_open(state, asked)
+
+
+def _next(state: State, asked: Asked) -> None:
+    """Raises Conflict if another request has come after the same response meanwhile, BadRequest
+    or Conflict if the input does not fit what is open."""
+    previous = asked.request.previous_response_id
+    if state.last_response_id != previous and not has_decision(asked.request.items()):
+        raise _busy(f"previous_response_id: {state.last_response_id} came after {previous} first")
+    _check_open(state, asked)
+
+
 def _busy(message: str) -> Conflict:
     return Conflict(
         f"{message}; wait for its end, or cancel it",
-        code="conversation_locked",
+        code=LOCKED,
         retry_after_s=1.0,
     )
 

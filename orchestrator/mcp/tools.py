@@ -21,7 +21,7 @@ from typing import Any
 from orchestrator.agents import Agent
 from orchestrator.clock import Clock
 from orchestrator.loop.events import ResponseAccepted, ToolsListed
-from orchestrator.loop.state import State, ToolKind
+from orchestrator.loop.state import ToolKind
 from orchestrator.mcp.failures import Declined, McpFailure, NotSent
 from orchestrator.mcp.offer import ListedTool, Listing
 from orchestrator.mcp.server import McpServer
@@ -68,11 +68,9 @@ class McpTools:
             listed.append(ToolsListed(name, self._clock.now(), listing))
         return listed
 
-    def bind(self, agent: Agent, state: State) -> Agent:
+    def bind(self, agent: Agent, listings: Mapping[str, Listing]) -> Agent:
         """The agent with its tools of all servers; the same object for the same listings."""
-        offers = {
-            name: state.offers[name] for name in servers_of(agent.mcp) if name in state.offers
-        }
+        offers = {name: listings[name] for name in servers_of(agent.mcp) if name in listings}
         if not offers:
             return agent
         key = (agent.key, *((name, audit(listing)) for name, listing in offers.items()))

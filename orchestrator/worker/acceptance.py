@@ -1,8 +1,11 @@
 """Accepting: from a request to a claim whose log begins with it.
 
     Idempotency-Key known ─► the response that it made
-    else claim ─► lease ─► fold the log ─► append ResponseAccepted, durably ─► ready to run
+    else claim ─► lease ─► fold the log ─► does it fit? ─► append ResponseAccepted ─► ready to run
               └ Conflict while a response of the conversation is in progress, here or elsewhere
+
+Whoever looked at the log before, to find out where the request belongs, had no lease: another
+process may have been quicker since. So what must be true of the conversation is asked again here.
 
 Whatever fails leaves nothing behind: no claim, no lease, nothing stored.
 """
@@ -13,11 +16,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.agents import Agents
+from orchestrator.agents import Agent, Agents
 from orchestrator.api import approvals
+from orchestrator.clock import Clock, sleep
 from orchestrator.journal.base import AlreadyAccepted, Journal, Lease, ResponseRef
 from orchestrator.loop.events import AnyEvent, ConversationStarted, ResponseAccepted
-from orchestrator.loop.machine import fold
+from orchestrator.loop.machine import fold, fold_all
+from orchestrator.loop.state import State
+from orchestrator.mcp.offer import shared
 from orchestrator.worker.claims import Claim, Claims
 from orchestrator.worker.collaborators import Collaborators
 from orchestrator.worker.leases import Leases
@@ -25,6 +31,16 @@ from orchestrator.worker.offers import Offers
 from orchestrator.worker.parking import Parked, Parking
 from orchestrator.worker.runner import Runner
 from serving.errors import Conflict, NotFound, WarmloopError
+
+Fits = Callable[[State, Agent], None]
+"""Raises RequestError unless a request fits the conversation as it is, and its agent with all that
+it has. In this moment nobody else can change them."""
+LET_GO_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+"""Pauses in which a process may let go of a conversation that it has just done with."""
+
+
+def always(state: State, agent: Agent) -> None:
+    """For those that know that it fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +58,7 @@ class Acceptance:
         self,
         *,
         journal: Journal,
+        clock: Clock,
         agents: Agents,
         offers: Offers,
         claims: Claims,
@@ -51,6 +68,7 @@ class Acceptance:
         leave: Callable[[Claim], Awaitable[None]],
     ) -> None:
         self._journal = journal
+        self._clock = clock
         self._agents = agents
         self._offers = offers
         self._claims = claims
@@ -75,12 +93,12 @@ class Acceptance:
             await asyncio.shield(busy.done)
 
     async def store(
-        self, conversation: str, accepted: ResponseAccepted, opening: Sequence[AnyEvent]
+        self, conversation: str, accepted: ResponseAccepted, opening: Sequence[AnyEvent], fits: Fits
     ) -> tuple[Claim | None, Admission]:
         """The claim on the stored request, to be run; None when it was stored before."""
         claim = self._claims.take(conversation)
         try:
-            claim.runner, ref = await self._store(claim, accepted, opening)
+            claim.runner, ref = await self._store(claim, accepted, opening, fits)
         except AlreadyAccepted as repeated:
             await self._leave(claim)
             return None, Admission(repeated.ref, created=False)
@@ -90,24 +108,27 @@ class Acceptance:
         return claim, Admission(ref, created=True)
 
     async def _store(
-        self, claim: Claim, accepted: ResponseAccepted, opening: Sequence[AnyEvent]
+        self, claim: Claim, accepted: ResponseAccepted, opening: Sequence[AnyEvent], fits: Fits
     ) -> tuple[Runner, ResponseRef]:
         conversation = claim.conversation
-        lease = await self._leases.take(claim)
-        if lease is None:
-            raise _locked(conversation)
+        lease = await self._lease(claim)
         parked = await self._parking.load(lease)
         if parked.state.run is not None:
             claim.again = True  # nobody drives it: do, and let the caller come again
             raise _locked(conversation)
         try:
-            return await self._add(lease, parked, accepted, opening)
+            return await self._add(lease, parked, accepted, opening, fits)
         except WarmloopError:
             self._parking.put_back(lease, parked)
             raise
 
     async def _add(
-        self, lease: Lease, parked: Parked, accepted: ResponseAccepted, opening: Sequence[AnyEvent]
+        self,
+        lease: Lease,
+        parked: Parked,
+        accepted: ResponseAccepted,
+        opening: Sequence[AnyEvent],
+        fits: Fits,
     ) -> tuple[Runner, ResponseRef]:
         conversation, state = lease.conversation, parked.state
         if state.purged:
@@ -118,15 +139,29 @@ class Acceptance:
             raise NotFound(f"no conversation {conversation!r}", param="conversation")
         agent = self._agents.get(name)
         listed = await self._offers.begin(agent, state.offers, accepted)
+        listings = {**state.offers, **{each.server: shared(each.listing) for each in listed}}
+        agent = self._offers.bind(agent, listings)
+        fits(state, agent)
         decided = approvals.decisions(state, accepted.input, accepted.at)
         events = [*(() if state.agent else opening), *listed, accepted, *decided]
         seq = await self._journal.append(lease, events)
         for event in events:
             fold(state, event)
         state.seq = seq
-        agent = self._offers.bind(agent, state)
         runner = Runner(self._shared, lease, agent, state, parked.prompt_of(agent))
         return runner, ResponseRef(accepted.response_id, conversation, seq - len(decided))
+
+    async def _lease(self, claim: Claim) -> Lease:
+        """Raises Conflict while another process is at it; one that has come to the end of a run,
+        as its client has heard already, lets go of the conversation in a moment."""
+        conversation = claim.conversation
+        for pause_s in LET_GO_S:
+            if lease := await self._leases.take(claim):
+                return lease
+            if fold_all(await self._journal.read(conversation)).run is not None:
+                break
+            await sleep(self._clock, pause_s)
+        raise _locked(conversation)
 
 
 def _locked(conversation: str) -> Conflict:

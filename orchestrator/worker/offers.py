@@ -1,7 +1,7 @@
 """Tools that an agent has besides its own: found when a conversation begins, and kept by it.
 
     begin(agent, what it has, request) ─► events: what it gets from now on      may wait, may refuse
-    bind(agent, state)                 ─► the agent with all of them            pure
+    bind(agent, listings)              ─► the agent with all of them            pure
 
 `orchestrator/mcp` is the one that asks MCP servers.
 """
@@ -13,7 +13,6 @@ from typing import Protocol
 
 from orchestrator.agents import Agent
 from orchestrator.loop.events import ResponseAccepted, ToolsListed
-from orchestrator.loop.state import State
 from orchestrator.mcp.offer import Listing
 
 
@@ -25,8 +24,8 @@ class Offers(Protocol):
     ) -> Sequence[ToolsListed]:
         """What a conversation must know before this response. Raises Unavailable."""
 
-    def bind(self, agent: Agent, state: State) -> Agent:
-        """The agent with the tools that its conversation has."""
+    def bind(self, agent: Agent, listings: Mapping[str, Listing]) -> Agent:
+        """The agent with the tools that its conversation has, by what they come from."""
 
 
 class NoOffers:
@@ -37,5 +36,5 @@ class NoOffers:
     ) -> Sequence[ToolsListed]:
         return ()
 
-    def bind(self, agent: Agent, state: State) -> Agent:
+    def bind(self, agent: Agent, listings: Mapping[str, Listing]) -> Agent:
         return agent

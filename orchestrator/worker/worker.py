@@ -38,7 +38,7 @@ from orchestrator.loop.events import (
 from orchestrator.loop.machine import fold_all
 from orchestrator.model import ModelClient
 from orchestrator.tools.children import Children
-from orchestrator.worker.acceptance import Acceptance, Admission
+from orchestrator.worker.acceptance import Acceptance, Admission, Fits, always
 from orchestrator.worker.claims import Claim, Claims
 from orchestrator.worker.collaborators import Collaborators
 from orchestrator.worker.guard_metrics import GuardMetrics
@@ -113,6 +113,7 @@ class Worker:
         self._parking = Parking(journal)
         self._acceptance = Acceptance(
             journal=journal,
+            clock=self._clock,
             agents=agents,
             offers=self._offers,
             claims=self._claims,
@@ -168,10 +169,13 @@ class Worker:
         *,
         start: ConversationStarted | None = None,
         imported: HistoryImported | None = None,
+        fits: Fits = always,
         at_end: Callable[[], None] | None = None,
     ) -> Admission:
         """Store a request durably and begin to run it; returns when it is stored.
 
+        `fits` has the last word, when the conversation is held and nobody else can change it: it
+        is given the state and the agent with all its tools, and raises what refuses the request.
         `at_end` is called when this process has done with it, if it has stored it.
 
         `start` (and `imported`) open the conversation if its log is empty. With an Idempotency-Key
@@ -183,7 +187,9 @@ class Worker:
         # In a task of its own: a client that hangs up must not leave a request stored, not run.
         stored: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
         stored.add_done_callback(_look_at)
-        self._spawn(self._answer(stored, self._accept(conversation, accepted, opening, at_end)))
+        self._spawn(
+            self._answer(stored, self._accept(conversation, accepted, opening, fits, at_end))
+        )
         return await asyncio.shield(stored)
 
     def submit(self, conversation: str) -> None:
@@ -283,6 +289,7 @@ class Worker:
         conversation: str,
         accepted: ResponseAccepted,
         opening: Sequence[AnyEvent],
+        fits: Fits,
         at_end: Callable[[], None] | None,
     ) -> Admission:
         if known := await self._acceptance.known(accepted):
@@ -296,7 +303,7 @@ class Worker:
                 code="journal_overloaded",
                 retry_after_s=1,
             )
-        claim, admission = await self._acceptance.store(conversation, accepted, opening)
+        claim, admission = await self._acceptance.store(conversation, accepted, opening, fits)
         if claim is not None:
             claim.at_end = at_end
             self._begin(claim)
@@ -344,7 +351,7 @@ class Worker:
         except NotFound as gone:
             await self._give_up(claim, gone.code or "not_found", gone.message)
             return None
-        agent = self._offers.bind(agent, parked.state)
+        agent = self._offers.bind(agent, parked.state.offers)
         return Runner(self._shared, lease, agent, parked.state, parked.prompt_of(agent))
 
     async def _give_up(self, claim: Claim, code: str, message: str) -> None:

@@ -36,6 +36,7 @@ from orchestrator.model import (
 )
 from orchestrator.tools.base import tool
 from orchestrator.tools.functions import from_function
+from orchestrator.worker.offers import Offers
 from orchestrator.worker.worker import Worker
 from router import api
 from router import server as serve
@@ -157,7 +158,7 @@ def stack(url: str = "http://127.0.0.1:9") -> StackConfig:
 
 @asynccontextmanager
 async def front_door(
-    journal_path: Path, desks: Sequence[AgentConfig] = (DESK,)
+    journal_path: Path, desks: Sequence[AgentConfig] = (DESK,), offers: Offers | None = None
 ) -> AsyncIterator[Front]:
     """A running front door over that journal; a second one finds what the first one left.
 
@@ -168,7 +169,7 @@ async def front_door(
     named = [*(resolve("desk", each, tools) for each in desks), resolve("clerk", CLERK, tools)]
     agents = Agents(named, ["auto", "big"])
     journal = SqliteJournal(journal_path)
-    worker = Worker(journal=journal, agents=agents, models=model, delta_batch_s=0.0)
+    worker = Worker(journal=journal, agents=agents, models=model, offers=offers, delta_batch_s=0.0)
     router = Router(config, StaticTable(config), also_models=agents.names, sink=lambda _: None)
     intake = Intake(journal, worker, agents, clock, models_of=lambda _: config.models.values())
     routes = build_routes(journal, worker, intake, config, clock)
