@@ -3,12 +3,13 @@
 A conversation begins without an agent; the first response in it settles which one it belongs to.
 Items that are added are history that the next turn sees. An item that is deleted is gone from
 what the model sees: the one way, besides compaction, in which a prompt is written anew. (A call
-and its output go together: a model's template cannot show one without the other.)
+and its output go together: a model's template cannot show one without the other. A call that still
+waits for a person, or for the client's output, stays.)
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Container, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -18,12 +19,13 @@ from orchestrator.api.conversation_view import ConversationView
 from orchestrator.api.inbound import Strict, validate
 from orchestrator.api.intake import new_id, unknown_conversation
 from orchestrator.api.listing import Page
-from orchestrator.api.open_calls import check_outputs
+from orchestrator.api.open_calls import check_outputs, open_calls
 from orchestrator.api.response_items import AnyItem, normal, typed
 from orchestrator.api.response_request import Metadata
 from orchestrator.api.responses import Runs
 from orchestrator.clock import Clock
 from orchestrator.journal.base import Journal, Lease
+from orchestrator.loop.call_rules import NOT_RUN
 from orchestrator.loop.events import (
     AnyEvent,
     ConversationStarted,
@@ -32,6 +34,8 @@ from orchestrator.loop.events import (
     HistoryReplaced,
     Item,
 )
+from orchestrator.loop.machine import fold_all
+from orchestrator.loop.state import OpenCall
 from serving.errors import Conflict, NotFound
 
 LEASE_S = 30.0
@@ -119,8 +123,11 @@ class Conversations:
         _item(await self._view(conversation, tenant), item_id)
         async with self._writing(conversation) as lease:
             view = _idle(await self._view(conversation, tenant))
-            gone = _with_its_other_half(view.items(), _item(view, item_id))
-            rest = [_plain(item) for item in view.items() if item["id"] not in gone]
+            item, items = _item(view, item_id), view.items()
+            waiting = fold_all(await self._journal.read(conversation)).waiting
+            _not_waited_for(item, open_calls(items), waiting)
+            gone = _with_its_other_half(items, item)
+            rest = _history([each for each in items if each["id"] not in gone], waiting)
             await self._journal.append(lease, [HistoryReplaced(self._clock.now(), rest, gone)])
         return view.describe()
 
@@ -163,6 +170,39 @@ def _item(view: ConversationView, item_id: str) -> Item:
         if item["id"] == item_id:
             return item
     raise NotFound(f"Item with id '{item_id[:80]}' not found in conversation.", param="item_id")
+
+
+def _not_waited_for(item: Item, unanswered: Sequence[str], waiting: Mapping[str, OpenCall]) -> None:
+    """Raises Conflict for what a later request must be able to answer."""
+    for call_id, each in waiting.items():
+        if call_id not in unanswered or (
+            item.get("call_id") != call_id and item["id"] != each.approval_id
+        ):
+            continue
+        decide = f"decide on it: send an mcp_approval_response for {each.approval_id!r}"
+        answer = f"send its function_call_output for call_id {call_id!r}"
+        raise Conflict(
+            f"item_id: {item['id']!r} belongs to a call of {each.call.name!r} that waits; first "
+            f"{decide if each.approval else answer}, or delete the whole conversation",
+            param="item_id",
+            code="call_waits",
+        )
+
+
+def _history(items: Sequence[Item], waiting: Container[str]) -> list[Item]:
+    """Items as the model shall see them from now on: no call is without its output but those that
+    wait. One that was cut while it was written, or never ran, has none."""
+    answered = {each["call_id"] for each in items if each["type"] == "function_call_output"}
+    found: list[Item] = []
+    for item in items:
+        is_call = item["type"] == "function_call"
+        if is_call and item.get("status") == "incomplete":
+            continue
+        found.append(_plain(item))
+        if is_call and item["call_id"] not in answered and item["call_id"] not in waiting:
+            said = {"type": "function_call_output", "call_id": item["call_id"], "output": NOT_RUN}
+            found.append(said)
+    return found
 
 
 def _with_its_other_half(items: Sequence[Item], item: Item) -> list[str]:

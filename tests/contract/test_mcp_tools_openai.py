@@ -52,7 +52,11 @@ def function(name: str) -> dict[str, Any]:
     ("request_", "param", "said"),
     [
         ({"tools": [function("note")]}, "tools[0].name", "'note' is a tool of the agent 'desk'"),
-        ({"tool_choice": choice("notes")}, "tool_choice", "'notes' is not among the tools; did you"),
+        (
+            {"tool_choice": choice("notes")},
+            "tool_choice",
+            "'notes' is not among the tools; did you",
+        ),
         ({"tool_choice": choice("note", "zoo")}, "tool_choice", "'zoo' is not among the tools"),
         ({"text": {"format": FORMAT}}, "text.format", "does not go with tools in one response"),
     ],
