@@ -96,7 +96,8 @@ class CreateRequest(Strict):
     tools: list[FunctionTool] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    truncation: Literal["disabled"] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    """`auto`: the oldest turns leave a prompt that is too long, whatever the agent's `context`."""
     include: list[str] | None = None
     top_logprobs: Literal[0] | None = None
     service_tier: ServiceTier | None = None
@@ -166,11 +167,6 @@ def refuse_unsupported(body: Mapping[str, Any]) -> None:
     include = body.get("include")
     logprobs = "message.output_text.logprobs"
     refusals = {
-        "truncation": (
-            body.get("truncation") == "auto",
-            "'auto' is not available: history is never cut silently; leave it out, or send "
-            "'disabled'",
-        ),
         "include": (
             isinstance(include, list) and logprobs in include,
             f"{logprobs!r} is not available: log probabilities are not kept",

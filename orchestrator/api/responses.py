@@ -24,7 +24,8 @@ from orchestrator.api.projection import Projection
 from orchestrator.api.response_request import CreateRequest
 from orchestrator.api.response_stream import at_end, now, sse
 from orchestrator.journal.base import Journal, ResponseRef
-from serving.errors import NotFound
+from orchestrator.loop.context_rules import TOO_LONG
+from serving.errors import BadRequest, NotFound
 
 CANCEL_PATIENCE_S = 5.0
 """How long a cancel waits for a tool that cannot be stopped."""
@@ -62,7 +63,9 @@ class ResponsesApi:
             return self._stream(ref, -1)
         if request.background:
             return (await now(self._journal, ref)).response()
-        return await at_end(self._journal, ref)
+        response = await at_end(self._journal, ref)
+        _not_too_long(response)
+        return response
 
     async def retrieve(self, response_id: str, tenant: str) -> dict[str, Any]:
         _, projection = await self._find(response_id, tenant)
@@ -114,6 +117,14 @@ class ResponsesApi:
         if accepted.tenant != tenant or accepted.request.get("store") is False:
             raise _unknown(response_id)
         return ref, projection
+
+
+def _not_too_long(response: dict[str, Any]) -> None:
+    """Raises BadRequest for a prompt that no engine took, as OpenAI does; a stream has begun by
+    then, and ends in `response.failed`."""
+    error = response["error"] or {}
+    if error.get("type") == TOO_LONG and not response["output"]:
+        raise BadRequest(f"input: {error['message']}", param="input", code=TOO_LONG)
 
 
 def _unknown(response_id: str) -> NotFound:

@@ -103,7 +103,7 @@ class ResponseBody(Told):
     tools: list[FunctionTool]
     top_logprobs: int
     top_p: float
-    truncation: Literal["disabled"]
+    truncation: Literal["auto", "disabled"]
     usage: Usage | None
     user: str | None
     warmloop: dict[str, Any]

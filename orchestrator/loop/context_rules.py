@@ -30,6 +30,8 @@ from orchestrator.loop.events import (
 from orchestrator.loop.state import Around, Compact, Run, Shown, State
 
 BYTES_PER_TOKEN = 4
+TOO_LONG = "context_length_exceeded"
+"""The code of an engine's refusal, OpenAI's own."""
 FULL = 0.95
 """Share of the context that a prompt and its answer may be expected to fill."""
 
@@ -150,6 +152,13 @@ def after_refusal(state: State, run: Run, bounds: Bounds, around: Around) -> Com
 
 def _may(run: Run, around: Around) -> bool:
     return around.context.strategy != "none" or run.request.get("truncation") == "auto"
+
+
+def said_too_long(run: Run) -> str:
+    """What a client can do about a prompt that nothing has made short enough."""
+    if run.request.get("truncation") == "auto":
+        return "and nothing is left that could be left out; send less input"
+    return "send less input, or truncation: 'auto', which leaves the oldest turns out"
 
 
 def compact(state: State, now: float, around: Around, why: str) -> Compact | None:

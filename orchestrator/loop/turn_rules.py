@@ -126,14 +126,17 @@ def next_turn(state: State, run: Run, bounds: Bounds, around: Around) -> Step:
 
 def _try_again(state: State, run: Run, failed: ModelFailed, bounds: Bounds, around: Around) -> Step:
     limits, now = bounds.limits, bounds.now
-    if failed.code == "context_length_exceeded" and (
+    if failed.code == context_rules.TOO_LONG and (
         shorter := context_rules.after_refusal(state, run, bounds, around)
     ):
         return shorter
     waited_s = failed.at - run.waiting_since if run.waiting_since else 0.0
     tired = run.failures >= limits.model_attempts or waited_s > limits.engine_wait_s
     if run.phase == "given_up" or tired:
-        return Finish("failed", failed.code or "engine_failed", failed.error)
+        said = failed.error
+        if failed.code == context_rules.TOO_LONG:
+            said = f"{said}; {context_rules.said_too_long(run)}"
+        return Finish("failed", failed.code or "engine_failed", said)
     if reached := bounds.cut(asking=True):
         return over(reached)
     until = failed.at if failed.superseded else failed.at + backoff_s(run.failures, waited_s)

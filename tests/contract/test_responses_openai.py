@@ -551,8 +551,8 @@ BAD_BODIES: list[tuple[str, str, str]] = [
         "tools[0].type",
     ),
     (
-        '{"model": "desk", "input": "hi", "truncation": "auto"}',
-        "unsupported_parameter",
+        '{"model": "desk", "input": "hi", "truncation": "oldest"}',
+        "invalid_value",
         "truncation",
     ),
     (
