@@ -5,7 +5,8 @@
 The model takes 2 s and the tool 1 s, as if engines and services were somewhere else. A turn is
 on time when the model is asked again 3 s after it was asked last; what it is later is ours:
 journal, loop, other agents' work. Agents begin evenly spread over one such turn (`spread`), as
-those of strangers do, or all in the same moment (`burst`), as none do. JSON on stdout.
+those of strangers do, or all in the same moment (`burst`), as none do. The garbage collector is set
+as the front door sets it. JSON on stdout.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from orchestrator.model import ModelTurn
 from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
 from orchestrator.tools.base import tool
 from orchestrator.worker.worker import Worker
+from serving import collector
 
 MODEL_S = 2.0
 TOOL_S = 1.0
@@ -65,6 +67,7 @@ async def measure(folder: Path, agents: int, turns: int, *, spread_s: float) -> 
             await worker.accept(name, accepted, start=ConversationStarted(agent.key, time.time()))
             await worker.run(name)
 
+        collector.settle()
         cpu, wall = time.process_time(), time.perf_counter()
         await asyncio.gather(*(one(number) for number in range(agents)))
         cpu_s, wall_s = time.process_time() - cpu, time.perf_counter() - wall

@@ -40,12 +40,12 @@ class ScriptedModel:
         if self._keep_turns:
             self.turns.append(turn)
         for event in self._script(turn):
-            if isinstance(event, BaseException):
-                raise event
-            if isinstance(event, Awaitable):
-                await event
-            else:
+            if isinstance(event, msgspec.Struct):
                 yield event
+            elif isinstance(event, BaseException):
+                raise event
+            else:
+                await event
 
 
 def in_order(*answers: Iterable[Scripted]) -> Script:

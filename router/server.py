@@ -11,7 +11,6 @@ and a stream's chunk leaves in the turn of the event loop in which it arrived.
 
 from __future__ import annotations
 
-import gc
 import math
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
@@ -24,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from router.asgi import Gate
 from router.wire import Exchange
+from serving import collector
 from serving.config import FrontConfig
 from serving.errors import BadRequest
 
@@ -31,7 +31,6 @@ _Cycle = RequestResponseCycle | Exchange
 _MOST_WAITING = 4
 """Requests of one connection that may wait for their turn while it is read from: only where it is
 read from is its end heard of."""
-_GC_NEW_OBJECTS = 20_000
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -234,13 +233,7 @@ def server(app: ASGIApp, front: FrontConfig, **settings: Any) -> uvicorn.Server:
 
     Logging is left as it is (see `router.logs.install`). `settings` are uvicorn's.
     """
-    # What has been imported and built by now stays for good: the collector need not walk it again
-    # and again, which would show as pauses in streams.
-    gc.collect()
-    gc.freeze()
-    # Requests make little garbage in cycles, and much that lives for as long as its turn: looking
-    # at all of that after each 700 new objects finds nothing, at a few percent of the CPU.
-    gc.set_threshold(_GC_NEW_OBJECTS, 20, 20)
+    collector.settle()
     config = uvicorn.Config(
         app,
         host=front.host,

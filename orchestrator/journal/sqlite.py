@@ -223,8 +223,8 @@ class SqliteJournal:
     async def close(self) -> None:
         if self._closed:
             return
+        self._put(None)
         self._closed = True
-        self._hand_over(None)
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
         self._readers.shutdown()
         self._reading.close()
@@ -237,12 +237,10 @@ class SqliteJournal:
         self._put(operation)
         await operation.future
 
-    def _put(self, operation: Operation) -> None:
+    def _put(self, operation: Operation | None) -> None:
+        """Hand it to the writer thread, which ends with None."""
         if self._closed:
             raise JournalFull(f"{self._path}: the journal is closed")
-        self._hand_over(operation)
-
-    def _hand_over(self, operation: Operation | None) -> None:
         # A descriptor, not a queue.SimpleQueue: a thread that sleeps in a lock of Python's is woken
         # while we hold the interpreter, goes to sleep again for that, and costs twice as much.
         self._queue.append(operation)
@@ -282,30 +280,25 @@ class SqliteJournal:
                     break
                 batch.append(operation)
             if batch:
-                self._writer.commit(batch)
-                if any(isinstance(operation, Scrub) for operation in batch):
+                if self._writer.commit(batch):
                     _extend(wal)
-                _answer(batch, self._publish)
-
-    def _publish(self, operation: Operation) -> None:
-        if isinstance(operation, Append) and operation.first_seq:
-            size = sum(map(len, operation.payloads))
-            self._tails.publish(
-                operation.lease.conversation, operation.first_seq, operation.events, size
-            )
+                _answer(batch, self._tails)
 
 
-def _answer(batch: list[Operation], publish: Callable[[Operation], None]) -> None:
-    """Resolve the futures on their loop, with one wake-up for the whole batch."""
+def _answer(batch: list[Operation], tails: Tails) -> None:
+    """Publish and resolve the futures on their loop, with one wake-up for the whole batch."""
 
     def resolve() -> None:
         for operation in batch:
-            publish(operation)
-            if not operation.future.done():
+            if isinstance(operation, Append) and (first := operation.first_seq):
+                size = sum(map(len, operation.payloads))
+                tails.publish(operation.lease.conversation, first, operation.events, size)
+            future = operation.future
+            if not future.done():
                 if operation.error is not None:
-                    operation.future.set_exception(operation.error)
+                    future.set_exception(operation.error)
                 else:
-                    operation.future.set_result(operation.result)
+                    future.set_result(operation.result)
 
     try:
         batch[0].loop.call_soon_threadsafe(resolve)

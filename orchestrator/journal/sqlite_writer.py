@@ -73,12 +73,12 @@ PURGE_CONVERSATION = "UPDATE conversations SET purged = 1 WHERE id = ?"
 SCRUB = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 # Events, so many rows at once; few sizes, so that the statements stay prepared.
-ROWS = (256, 32, 8, 7, 6, 5, 4, 3, 2, 1)
+ROWS = (512, 256, 128, 64, 32, 16, 8, 7, 6, 5, 4, 3, 2, 1)
 _INSERT = "INSERT INTO events (conversation, seq, payload) VALUES "
 ADD_EVENTS = {n: _INSERT + ", ".join(["(?,?,?)"] * n) for n in ROWS}
 
 
-INDEXED = (ResponseAccepted, ResponseFinished)
+INDEXED = frozenset({ResponseAccepted, ResponseFinished})
 """Events that change the index of responses, too."""
 
 
@@ -99,7 +99,7 @@ class Operation:
 
 
 class Append(Operation):
-    __slots__ = ("durable", "events", "first_seq", "lease", "payloads")
+    __slots__ = ("durable", "events", "first_seq", "indexed", "lease", "payloads")
 
     def __init__(
         self,
@@ -115,6 +115,7 @@ class Append(Operation):
         self.payloads = payloads
         self.durable = durable
         self.first_seq = 0
+        self.indexed = not INDEXED.isdisjoint(map(type, events))
 
     def apply(self, writer: Writer) -> int:
         return writer.append(self)
@@ -179,8 +180,9 @@ class Writer:
         self._rows: list[int | str] = []
         self._synced = True
 
-    def commit(self, batch: Sequence[Operation]) -> None:
-        """Do all of the batch and commit it; results and errors are left in the operations."""
+    def commit(self, batch: Sequence[Operation]) -> bool:
+        """Do all of the batch and commit it; results and errors are left in the operations. True
+        when the write-ahead log was to be truncated."""
         try:
             self._sync(any(operation.durable for operation in batch))
             alone = len(batch) == 1 and self._is_one_insert(batch[0])
@@ -200,10 +202,11 @@ class Writer:
                 operation.error = JournalFull(f"the journal cannot store anything: {error}")
                 if isinstance(operation, Append):
                     operation.first_seq = 0
-            return
-        for operation in batch:
-            if isinstance(operation, Scrub):
-                self._scrub(operation)
+            return False
+        scrubs = [operation for operation in batch if isinstance(operation, Scrub)]
+        for operation in scrubs:
+            self._scrub(operation)
+        return bool(scrubs)
 
     def _scrub(self, operation: Scrub) -> None:
         try:
@@ -217,7 +220,7 @@ class Writer:
             isinstance(operation, Append)
             and len(operation.events) in ADD_EVENTS
             and operation.lease.conversation in self._heads
-            and not any(isinstance(event, INDEXED) for event in operation.events)
+            and not operation.indexed
         )
 
     def close(self) -> None:
@@ -226,21 +229,26 @@ class Writer:
     def append(self, operation: Append) -> int:
         head = self._held(operation.lease)
         seq = first = head.seq + 1
-        for event in operation.events:
+        if operation.indexed:
+            self._index(operation.events, head, first)
+        rows, rowid = self._rows, head.rowid
+        for payload in operation.payloads:
+            rows += (rowid, seq, payload)
+            seq += 1
+        head.seq = seq - 1
+        operation.first_seq = first if operation.payloads else 0
+        return head.seq
+
+    def _index(self, events: Sequence[AnyEvent], head: _Head, first: int) -> None:
+        for event in events:
             # Refuse before anything of this append is written: it must be all or nothing.
             if isinstance(event, ResponseAccepted):
                 self._refuse_used(event)
-        rows = self._rows
-        for event, payload in zip(operation.events, operation.payloads, strict=True):
+        for seq, event in enumerate(events, first):
             if isinstance(event, ResponseAccepted):
                 self._accept(event, head, seq)
             elif isinstance(event, ResponseFinished):
                 self._execute(END_RESPONSE, (event.at, event.response_id))
-            rows += (head.rowid, seq, payload)
-            seq += 1
-        head.seq = seq - 1
-        operation.first_seq = first if operation.events else 0
-        return head.seq
 
     def renew(self, conversation: str, owner: str, ttl_s: float) -> Lease | None:
         head = self._head(conversation)

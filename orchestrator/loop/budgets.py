@@ -108,7 +108,7 @@ class Spent:
         Turns that ask for the same set of calls again are repetitions, and so are equal calls
         within one turn.
         """
-        asked = frozenset((call.name, call.arguments) for call in calls)
+        asked = frozenset([(call.name, call.arguments) for call in calls])
         times = len(calls) // len(asked)
         self.repeats = self.repeats + times if asked == self.last_calls else times
         self.last_calls = asked
@@ -145,18 +145,21 @@ def of_response(spent: Spent, limits: AgentLimits, now: float) -> list[Cap]:
 def of_conversation(total: Totals, spent: Spent, limits: AgentLimits) -> list[Cap]:
     """The caps of a conversation that has used `total`, this response included."""
     own = limits.conversation
-    found = (
-        ("turns", total.turns, own.max_turns, 1),
-        ("tool_calls", total.tool_calls, own.max_tool_calls, 0),
-        ("tokens", total.tokens, own.max_tokens, spent.largest_tokens),
-        ("seconds", total.seconds, own.max_seconds, spent.largest_seconds),
-        ("cost", total.cost_usd, own.max_cost_usd, spent.largest_cost_usd),
-    )
-    return [
-        Cap(kind, used, limit, turn, "conversation")  # type: ignore[arg-type]  # the kinds above
-        for kind, used, limit, turn in found
-        if limit is not None
-    ]
+    caps: list[Cap] = []
+    if own.max_turns is not None:
+        caps.append(Cap("turns", total.turns, own.max_turns, 1, "conversation"))
+    if own.max_tool_calls is not None:
+        caps.append(Cap("tool_calls", total.tool_calls, own.max_tool_calls, 0, "conversation"))
+    if own.max_tokens is not None:
+        largest = spent.largest_tokens
+        caps.append(Cap("tokens", total.tokens, own.max_tokens, largest, "conversation"))
+    if own.max_seconds is not None:
+        longest = spent.largest_seconds
+        caps.append(Cap("seconds", total.seconds, own.max_seconds, longest, "conversation"))
+    if own.max_cost_usd is not None:
+        dearest = spent.largest_cost_usd
+        caps.append(Cap("cost", total.cost_usd, own.max_cost_usd, dearest, "conversation"))
+    return caps
 
 
 class Bounds(msgspec.Struct, frozen=True, gc=False):
@@ -170,9 +173,9 @@ class Bounds(msgspec.Struct, frozen=True, gc=False):
         """The limit that is reached. Turns count only against one who would ask (`asking`), calls
         only against one who would call (`before_tools`)."""
         for cap in self.caps:
-            if cap.kind == "tool_calls" or (cap.kind == "turns" and not asking):
+            if cap.used < cap.limit or cap.kind == "tool_calls":
                 continue
-            if cap.used >= cap.limit:
+            if asking or cap.kind != "turns":
                 return cap.reached(self.now)
         return None
 
@@ -186,7 +189,9 @@ class Bounds(msgspec.Struct, frozen=True, gc=False):
     def warnings(self) -> list[Cap]:
         """The caps of which so much is used that the model should know."""
         share = self.limits.warn_at
-        return [c for c in self.caps if share < 1 and c.limit and c.used >= share * c.limit]
+        if share >= 1:
+            return []
+        return [cap for cap in self.caps if cap.limit and cap.used >= share * cap.limit]
 
     def before_tools(self, spent: Spent, calls: int, waiting: int) -> LimitReached | None:
         """May `waiting` more of a turn's `calls` run? All or none: half a turn's calls are of no
@@ -199,9 +204,11 @@ class Bounds(msgspec.Struct, frozen=True, gc=False):
                 return LimitReached("tool_calls", cap.used + waiting, cap.limit, now, cap.scope)
         if calls > limits.max_calls_a_turn:
             return LimitReached("storm", calls, limits.max_calls_a_turn, now)
-        recent = waiting + sum(at > now - MINUTE_S for at in spent.call_times)
-        if recent > limits.max_calls_a_minute:
-            return LimitReached("storm", recent, limits.max_calls_a_minute, now)
+        most = limits.max_calls_a_minute
+        if waiting + len(spent.call_times) > most:
+            recent = waiting + sum(at > now - MINUTE_S for at in spent.call_times)
+            if recent > most:
+                return LimitReached("storm", recent, most, now)
         return None
 
 

@@ -191,10 +191,11 @@ def show_notice(state: State, run: Run, notice: Notice) -> None:
 def _digest(run: Run) -> bytes:
     """The same for turns with the same calls and results."""
     digest = hashlib.blake2b(digest_size=8)
-    for each in sorted(
+    each_call = [
         (c.call.name, c.call.arguments, (c.result and c.result.output) or "")
         for c in run.calls.values()
-    ):
+    ]
+    for each in sorted(each_call):
         digest.update("\0".join((*each, "")).encode("utf-8", "replace"))
     return digest.digest()
 

@@ -18,6 +18,7 @@ Intent is written before the effect, the result after. `at` is Unix time in seco
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -416,13 +417,11 @@ AnyEvent = (
     | Purged
 )
 
-_encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
 
 
-def encode(event: AnyEvent) -> bytes:
-    """The event as one JSON object, as every journal stores it."""
-    return _encoder.encode(event)
+encode: Callable[[AnyEvent], bytes] = msgspec.json.Encoder().encode
+"""The event as one JSON object, as every journal stores it."""
 
 
 def decode(payload: bytes | str) -> AnyEvent:

@@ -11,6 +11,7 @@ others use): after a crash the same turn is asked in the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from orchestrator.loop.budgets import Bounds, Cap
@@ -104,6 +105,8 @@ def before_turn(state: State, run: Run, bounds: Bounds) -> list[Notice]:
     if every and spent.turns and spent.turns % every == 0:
         text = DRIFT.format(turns=spent.turns, task=task(state))
         told.append(Notice(step, "drift", text, now, value=spent.turns, limit=every))
+    if not told:
+        return told
     said = _since_turn(state)
     return [notice for notice in told if name(notice) not in said]
 
@@ -158,9 +161,17 @@ def task(state: State) -> str:
     """What the user asked for in this response, in its beginning."""
     for event in reversed(state.history):
         if isinstance(event, ResponseAccepted):
-            said = " ".join(filter(None, map(_text, event.input)))
-            return said if len(said) <= TASK_CHARACTERS else said[:TASK_CHARACTERS] + " [...]"
+            return _beginning(event.input)
     return ""
+
+
+def _beginning(items: Sequence[Item]) -> str:
+    said = ""
+    for text in filter(None, map(_text, items)):
+        said = f"{said} {text}" if said else text
+        if len(said) > TASK_CHARACTERS:
+            return said[:TASK_CHARACTERS] + " [...]"
+    return said
 
 
 def _text(item: Item) -> str:

@@ -14,7 +14,7 @@ router's prefix chain and the tests compare these bytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -35,7 +35,8 @@ from serving.errors import BadRequest
 
 Message = dict[str, Any]
 
-_canonical = msgspec.json.Encoder(order="sorted")
+canonical: Callable[[Any], bytes] = msgspec.json.Encoder(order="sorted").encode
+"""Canonical JSON: one spelling for one value."""
 ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 PARTS = ("input_text", "output_text", "text")
 LEFT_OUT = ("mcp_approval_request", "mcp_approval_response")
@@ -44,11 +45,6 @@ NOT_RUN = "not run: the reply ended the response"
 
 
 LEFT = "Earlier messages of this conversation were left out here."
-
-
-def canonical(value: Any) -> bytes:
-    """Canonical JSON: one spelling for one value."""
-    return _canonical.encode(value)
 
 
 class Prompt:

@@ -83,7 +83,7 @@ def result(state: State, event: ModelResult) -> None:
         spent.count_calls(event.calls)
         begun = run.calls  # some may have run while the turn was written
         run.calls = {c.call_id: begun.get(c.call_id) or OpenCall(c) for c in event.calls}
-        run.unresolved = sum(each.result is None for each in run.calls.values())
+        run.unresolved = [each.result for each in run.calls.values()].count(None)
         run.phase = "tools"
     else:
         run.answer = event

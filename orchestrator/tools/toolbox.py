@@ -111,11 +111,10 @@ class Toolbox:
         gate = self._gates[chosen.name]
         limit_s = chosen.limits.timeout_s or limits.tool_timeout_s
         result_bytes = limits.tool_result_bytes
-        # `timeout` tells its own expiry from a TimeoutError that the tool itself raised.
-        timer = asyncio.timeout(None)
+        # It tells its own expiry from a TimeoutError that the tool itself raised.
+        timer: asyncio.Timeout | None = None
         try:
-            async with gate, timer:
-                timer.reschedule(asyncio.get_running_loop().time() + limit_s)
+            async with gate, asyncio.timeout(limit_s) as timer:
                 value = await chosen.invoke(ready.arguments, context)
             if isinstance(value, NeedsPerson):
                 return value
@@ -129,7 +128,7 @@ class Toolbox:
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
             gate.failed()
-            if timer.expired():
+            if timer is not None and timer.expired():
                 note = "" if chosen.kind == "pure" else "; it may still have taken effect"
                 said = error_text("timeout", f"no result within {limit_s:g} s{note}")
                 return Ran("timeout", said, "timeout")

@@ -16,7 +16,7 @@ stored as they come, the last one with what follows it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Set
 from typing import Any
 
 import msgspec
@@ -40,7 +40,6 @@ from orchestrator.loop.state import (
     LookUpCall,
     Run,
     RunTools,
-    StartCall,
 )
 from orchestrator.tools.base import NeedsPerson, Ready, ToolContext
 from orchestrator.tools.errors import error_text
@@ -55,6 +54,9 @@ from serving.config import AgentLimits
 
 Came = Ran | NeedsPerson | bool | None
 """Of a run: what it gave, or whom it needs. Of a lookup: what it gave, False (nothing), or None."""
+
+
+NOTHING: frozenset[str] = frozenset()
 
 
 class _Begun(msgspec.Struct, frozen=True, gc=False):
@@ -91,10 +93,11 @@ class ToolRunner:
         self._progress = Progress(shared, book, limits.tool_progress_bytes_per_s)
 
     @property
-    def running(self) -> set[str]:
+    def running(self) -> Set[str]:
         """Ids of the calls that this process is running, or is about to run."""
-        prepared = (each.ready.call.call_id for each in self._prepared)
-        return {*self._running, *prepared}
+        if not self._running and not self._prepared:
+            return NOTHING
+        return {*self._running, *(each.ready.call.call_id for each in self._prepared)}
 
     # -- ahead of the turn's end --
 
@@ -138,7 +141,7 @@ class ToolRunner:
         if run is None:
             return
         now = self._clock.now()
-        begun = [each for each in (self._begin(run, a, now) for a in step.actions) if each]
+        begun = [each for a in step.actions if (each := self._begin(run, a, now))]
         if not begun and not self.running:
             return
         await self._book.flush()
@@ -242,7 +245,7 @@ class ToolRunner:
         if not isinstance(ready, Ready):
             self._book.emit(ToolResult(step, call.call_id, now, ready.message, "refused"))
             return None
-        attempt = action.attempt if isinstance(action, StartCall | LookUpCall) else 1
+        attempt = 1 if isinstance(action, AskPerson) else action.attempt
         approved = run.calls[call.call_id].approval == "approved"
         context = self._context(run, call, attempt, approved=approved)
         if isinstance(action, LookUpCall):

@@ -28,6 +28,7 @@ from orchestrator.loop.state import State
 from orchestrator.tools.errors import INVALID_ARGUMENTS
 
 LOOPS = ("same_call", "same_state")
+TELLING = frozenset({ModelIntent, ModelResult, ToolResult, LimitReached, Notice})
 Report = Callable[[str, str, bool], object]
 """Tenant, the turn's request id, and whether it was good."""
 
@@ -50,6 +51,8 @@ class TurnOutcomes:
 
     def take(self, event: AnyEvent, state: State) -> None:
         """`state` is that after the event."""
+        if type(event) not in TELLING:
+            return
         match event:
             case ModelIntent():
                 self._calls, self._results = [], {}
