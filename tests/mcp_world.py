@@ -1,6 +1,6 @@
 """A real MCP server for tests, made with the `mcp` package: over stdio, or HTTP on a port.
 
-    python tests/mcp_world.py FOLDER [--port N] [--slow-start S] [--hang] [--no-2026]
+    python tests/mcp_world.py FOLDER [--port N] [--slow-start S] [--hang] [--json]
 
 Every effect is a line in FOLDER/ledger; FOLDER/extra.json may hold tools that it lists besides its
 own, and FOLDER/hold keeps the tool `wait` waiting for as long as it exists.
@@ -180,6 +180,7 @@ async def main() -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--slow-start", type=float, default=0.0)
     parser.add_argument("--hang", action="store_true", help="say nothing, ever")
+    parser.add_argument("--json", action="store_true", help="answers over HTTP are no streams")
     given = parser.parse_args()
     (given.folder / "pid").write_text(str(os.getpid()))
     await asyncio.sleep(3600 if given.hang else given.slow_start)
@@ -192,7 +193,7 @@ async def main() -> None:
         on_subscriptions_listen=ListenHandler(world.bus),
     )
     if given.port:
-        app = server.streamable_http_app()
+        app = server.streamable_http_app(json_response=given.json)
         config = uvicorn.Config(app, host="127.0.0.1", port=given.port, log_level="warning")
         await uvicorn.Server(config).serve()
         return

@@ -54,7 +54,7 @@ def _tool_choice(request: CreateRequest, names: set[str]) -> None:
             hint = nearest(name, sorted(names)) if names else "there are none"
             raise _refused("tool_choice", f"{name[:80]!r} is not among the tools; {hint}")
     if request.tool_choice == "required" and not names:
-        raise _refused("tool_choice", "'required' needs at least one tool")
+        raise _refused("tool_choice", "'required' needs at least one tool; send tools, or 'auto'")
 
 
 def _reads(request: CreateRequest, model: ModelConfig) -> None:

@@ -197,6 +197,8 @@ class Intake:
                     overtaken = fold_all(log).last_response_id != previous
                     if decides or not overtaken or conflict.code != LOCKED:
                         raise
+                    if not _is_stored(log, ref, asked.caller.name):  # deleted meanwhile
+                        raise _unknown_previous(previous) from None
         before = fold_all(upto(log, previous))
         self._check(asked)
         items = items_of(before.history, as_calls=_is_agent(before, asked))

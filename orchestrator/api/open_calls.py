@@ -46,12 +46,17 @@ def check_outputs(
         elif item.get("type") == "function_call_output":
             if item["call_id"] not in waiting:
                 raise BadRequest(
-                    f"No tool call found for function call output with call_id {item['call_id']}.",
+                    f"No tool call found for function call output with call_id {item['call_id']}. "
+                    "Send outputs of calls that wait for one, each once.",
                     param=f"input[{index}].call_id",
                 )
             waiting.discard(item["call_id"])
     if waiting:
-        raise BadRequest(f"No tool output found for function call {min(waiting)}.", param="input")
+        raise BadRequest(
+            f"No tool output found for function call {min(waiting)}. "
+            "Send a function_call_output item with that call_id before other input.",
+            param="input",
+        )
     if undecided:
         raise BadRequest(
             f"No decision found for approval request {min(undecided)}; send an "

@@ -20,7 +20,13 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from orchestrator.api.inbound import Strict, WrittenAs, unsupported, wrong, wrong_at
 from orchestrator.api.response_format import TextConfig
 from orchestrator.api.response_items import AnyItem, as_items, normal
-from orchestrator.api.response_tools import AllowedTools, FunctionTool, NamedTool, ToolChoice
+from orchestrator.api.response_tools import (
+    AllowedTools,
+    FunctionTool,
+    NamedTool,
+    ToolChoice,
+    refuse_mcp,
+)
 from orchestrator.loop.events import Item
 
 Metadata = Annotated[
@@ -164,6 +170,7 @@ class CreateRequest(Strict):
 
 def refuse_unsupported(body: Mapping[str, Any]) -> None:
     """Raises for parameters that are known elsewhere and would silently be missing here."""
+    refuse_mcp(body.get("tools"))
     include = body.get("include")
     logprobs = "message.output_text.logprobs"
     refusals = {

@@ -42,6 +42,8 @@ Progress = ProgressFnT
 Transport = AbstractAsyncContextManager[Any]
 MAX_PAGES = 100
 LISTEN_AGAIN_S = 5.0
+STREAM_FAILED = "SSE stream failed: "
+"""So the package's transport begins its word for an event that is too long."""
 
 # What the package logs may hold arguments, results and session ids; what matters, we say ourselves.
 for _name in ("mcp", "client"):
@@ -133,6 +135,9 @@ class Link:
                 self.broken.set()
             after_s = bounded(data.get("retry_after_s"), LONGEST_RETRY_AFTER_S)
             return NotSent(error.message, retry_after_s=after_s)
+        if error.code == types.CONNECTION_CLOSED and error.message.startswith(STREAM_FAILED):
+            # The stream of this one answer; the session has others.
+            return Declined(f"its answer cannot be read: {error.message[:300]} (max_message_bytes)")
         if (ours and error.code == LOST) or error.code == types.CONNECTION_CLOSED:
             self.broken.set()
             return OutcomeOpen("the connection was lost")

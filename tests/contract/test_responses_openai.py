@@ -551,6 +551,11 @@ BAD_BODIES: list[tuple[str, str, str]] = [
         "tools[0].type",
     ),
     (
+        '{"model": "desk", "input": "hi", "tools": [{"type": "mcp", "server_label": "docs"}]}',
+        "unsupported_value",
+        "tools[0].type",
+    ),
+    (
         '{"model": "desk", "input": "hi", "truncation": "oldest"}',
         "invalid_value",
         "truncation",

@@ -38,9 +38,9 @@ async def until(condition: Callable[[], bool]) -> None:
 class HttpWorld:
     """The server on a port, started and killed by hand."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *flags: str) -> None:
         self.port = ports.free_port("127.0.0.1")
-        self._line = [sys.executable, str(WORLD), str(folder), "--port", str(self.port)]
+        self._line = [sys.executable, str(WORLD), str(folder), "--port", str(self.port), *flags]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -221,6 +221,25 @@ async def test_an_http_server_that_is_down_refuses_at_once_and_is_found_when_it_
             there.start()
             await until(lambda: server.state == "up")
             assert await call(server, "add", a=1, b=1) == '{"sum":2}'
+    finally:
+        there.kill()
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+@pytest.mark.parametrize("protocol", ["auto", "handshake"])
+async def test_an_answer_over_http_that_is_too_long_fails_its_call_and_names_the_limit(
+    tmp_path: Path, flags: tuple[str, ...], protocol: str
+) -> None:
+    there = HttpWorld(tmp_path, *flags)
+    there.start()
+    try:
+        url = f"http://127.0.0.1:{there.port}/mcp"
+        limits = {"max_message_bytes": 20_000, "protocol": protocol}
+        async with servers(tmp_path, url=url, **limits) as server:
+            assert await server.listed(20)
+            with pytest.raises(Declined, match=r"20000 byte.*max_message_bytes"):
+                await call(server, "large", size=100_000)
+            assert await call(server, "large", size=1000) == "x" * 1000
     finally:
         there.kill()
 
