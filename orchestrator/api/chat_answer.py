@@ -16,6 +16,7 @@ from orchestrator.api.chat_request import ChatRequest
 from orchestrator.api.projection import Projection, StreamEvent
 from orchestrator.api.response_stream import KEEP_ALIVE, follow
 from orchestrator.journal.base import Journal, ResponseRef
+from orchestrator.loop.context_rules import TOO_LONG
 from router.turn import Decision
 from serving.errors import BadRequest, UpstreamError
 
@@ -159,6 +160,9 @@ def _usage(response: Mapping[str, Any]) -> dict[str, Any]:
 def _raise_if_failed(response: Mapping[str, Any]) -> None:
     if response["status"] == "failed":
         error = response["error"]
+        if error["type"] == TOO_LONG and not response["output"]:
+            said = "messages: the agent's prompt is longer than its model's context; send less"
+            raise BadRequest(said, param="messages", code=TOO_LONG)
         raise UpstreamError(error["message"], code=error["type"])
     if response["status"] == "cancelled":
         raise BadRequest("the run was cancelled", code="cancelled")

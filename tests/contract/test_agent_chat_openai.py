@@ -60,6 +60,26 @@ async def test_a_failed_run_is_an_error_of_the_engine(front: Front) -> None:
         )
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_chat_that_is_too_long_is_the_client_s_to_shorten(
+    front: Front, stream: bool
+) -> None:
+    front.model.will([ModelError("too long", code="context_length_exceeded", retry=False)])
+
+    async def ask() -> None:
+        answer = await front.client.chat.completions.create(
+            model="desk", messages=[{"role": "user", "content": "hi"}], stream=stream
+        )
+        if isinstance(answer, openai.AsyncStream):
+            async for _ in answer:
+                pass
+
+    with pytest.raises(openai.APIError, match="longer than its model's context") as refused:
+        await ask()
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "messages")
+    assert stream or isinstance(refused.value, openai.BadRequestError)
+
+
 async def test_a_chat_client_that_hangs_up_cancels_its_run(front: Front) -> None:
     front.model.will([TextDelta("al"), asyncio.Event()])
     stream = await front.client.chat.completions.create(
