@@ -11,6 +11,7 @@ import openai
 import pytest
 from openai.types.conversations import ConversationItem
 
+from orchestrator.loop.events import ResponseAccepted
 from orchestrator.model import ArgumentsDelta, CallStart
 from tests.contract.front_door import Front, calls, says
 
@@ -116,3 +117,25 @@ async def test_a_call_that_was_cut_or_never_ran_leaves_a_conversation_that_goes_
     front.model.will(says("fine"))
     assert (await go_on(front, made.id)).output_text == "fine"
     last_prompt(front)
+
+
+async def test_a_call_of_a_deleted_response_can_still_be_answered_in_its_conversation(
+    front: Front,
+) -> None:
+    decide: dict[str, Any] = {"type": "mcp_approval_response", "approve": True}
+    answer: dict[str, Any] = {"type": "function_call_output", "output": "sunny"}
+    for wanted in (("refund", '{"amount": 5}'), ("weather", "{}")):
+        conversation = await waiting(front, wanted)
+        log = await front.journal.read(conversation)
+        response = next(each.event for each in log if isinstance(each.event, ResponseAccepted))
+        await front.client.responses.delete(response.response_id)
+        items = await items_of(front, conversation)
+        call = next(item for item in items if item.type == "function_call")
+        asked = [item.id for item in items if item.type == "mcp_approval_request"]
+        with pytest.raises(openai.BadRequestError, match=asked[0] if asked else call.call_id):
+            await go_on(front, conversation)
+        given = {**decide, "approval_request_id": asked[0]} if asked else answer
+        if not asked:
+            given["call_id"] = call.call_id
+        assert (await go_on(front, conversation, given)).output_text == "ok"
+        last_prompt(front)
