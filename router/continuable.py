@@ -92,7 +92,7 @@ def obstacle(path: str, request: Mapping[str, Any], told: Told) -> str:
     if not request.keys() <= free | only.keys():
         return "the request has a field whose meaning for a part of an answer is not known"
     if path == MESSAGES:
-        return _of_messages(request, told)
+        return _of_messages(request)
     begun: Any = ""
     if path == COMPLETIONS:
         begun = prompt_text(request)
@@ -101,9 +101,7 @@ def obstacle(path: str, request: Mapping[str, Any], told: Told) -> str:
     return "" if isinstance(begun, str) else "the prompt, or its last message, is not one text"
 
 
-def _of_messages(request: Mapping[str, Any], told: Told) -> str:
-    if told.block == "closed" and not told.finish:
-        return "its text was complete, and only why it ended was missing"
+def _of_messages(request: Mapping[str, Any]) -> str:
     system = request.get("system")
     plain = system is None or is_text(system)
     for message in request["messages"]:

@@ -40,24 +40,32 @@ Json = dict[str, Any]
 class Continuation:
     """A request, and what a client already has of its answer."""
 
-    path: str
-    """The route that is asked for the rest."""
-    request: Mapping[str, Any]
-    """... in its form."""
-    told: Told
     route: str
     """The client's, in whose form it has the stream."""
+    request: Mapping[str, Any]
+    told: Told
+
+    @property
+    def path(self) -> str:
+        """The route that is asked for the rest."""
+        return CHAT if self.route == MESSAGES else self.route
+
+    def asked(self, kind: EngineKind) -> Json:
+        """The request in the form of that route, as that kind of engine makes it."""
+        return as_chat(self.request, kind) if self.route == MESSAGES else dict(self.request)
 
     @property
     def counts(self) -> bool:
         """Whether the number of tokens that were sent makes a difference."""
         limits = ("max_tokens", "max_completion_tokens", "min_tokens")
         return self.wants_usage or any(self.request.get(name) for name in limits) or (
-            self.path == COMPLETIONS
+            self.route == COMPLETIONS
         )  # fmt: skip
 
     @property
     def wants_usage(self) -> bool:
+        if self.route == MESSAGES:
+            return True
         options = self.request.get("stream_options") or {}
         return bool(options.get("include_usage"))
 
@@ -68,10 +76,9 @@ class Continuation:
 
     def can_go_to(self, kind: EngineKind) -> bool:
         """Of an external server that is nothing we know, we do not know how it takes an
-        unfinished message; of SGLang, whether a Messages request and a chat are one prompt."""
-        if self.route == MESSAGES:
-            return kind in ("vllm", "simulated")
-        return self.path == COMPLETIONS or not self.told.text or kind != "external"
+        unfinished message, nor what chat it makes of a Messages request."""
+        free = self.route == COMPLETIONS or (self.route != MESSAGES and not self.told.text)
+        return free or kind != "external"
 
     def sent_tokens(self, counted: int | None) -> int:
         """`counted` is the tokenizer's count of the text; without one, the events are counted,
@@ -81,14 +88,14 @@ class Continuation:
     def left(self, sent: int) -> int | None:
         """How many tokens may still come; None where the request sets no limit."""
         limit = self.request.get("max_completion_tokens") or self.request.get("max_tokens")
-        if limit is None and self.path == COMPLETIONS:
+        if limit is None and self.route == COMPLETIONS:
             limit = _COMPLETION_TOKENS
         return limit - sent if isinstance(limit, int) else None
 
     def body(self, kind: EngineKind, sent: int) -> bytes:
         """The request for the rest, when `sent` tokens are out. Where none may follow, it asks
         for one: the usage at the end is still to come."""
-        asked = dict(self.request)
+        asked = self.asked(kind)
         if not self.told.text:
             return msgspec.json.encode(asked)
         left = self.left(sent)
@@ -97,10 +104,10 @@ class Continuation:
             asked[name] = max(1, left)
         if asked.get("min_tokens"):
             asked["min_tokens"] = max(0, asked["min_tokens"] - sent)
-        if self.path == COMPLETIONS:
+        if self.route == COMPLETIONS:
             asked["prompt"] = (prompt_text(asked) or "") + self.told.text
             return msgspec.json.encode(asked)
-        asked["messages"] = messages(asked, self.told.text)
+        asked["messages"] = messages(asked, self.told.text, kind)
         asked["continue_final_message"] = True
         if kind == "sglang":
             asked.pop("add_generation_prompt", None)  # it opens the assistant's turn itself
@@ -112,19 +119,21 @@ class Continuation:
 def ways_on(path: str, body: bytes, told: Told) -> Continuation | str:
     """How to go on, or in a clause why there is no way."""
     request: Json = msgspec.json.decode(body)
-    if stands := obstacle(path, request, told):
-        return stands
-    if path == MESSAGES:
-        return Continuation(CHAT, as_chat(request), told, path)
-    return Continuation(path, request, told, path)
+    stands = obstacle(path, request, told)
+    return stands or Continuation(path, request, told)
 
 
-def messages(request: Mapping[str, Any], text: str) -> list[Any]:
+def messages(request: Mapping[str, Any], text: str, kind: EngineKind) -> list[Any]:
     """The request's messages, with the text that was sent as the assistant's last one."""
     before = list(request["messages"])
     if request.get("continue_final_message"):
         last = before.pop()
         return [*before, {**last, "content": last["content"] + text}]
+    last = before[-1]
+    of_assistant = last.get("role") == "assistant" and isinstance(last.get("content"), str)
+    if kind == "sglang" and of_assistant:
+        # It took the first request's last word for the user's, as it does where nothing follows.
+        before[-1] = {"role": "user", "content": last["content"]}
     return [*before, {"role": "assistant", "content": text}]
 
 

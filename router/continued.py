@@ -23,7 +23,7 @@ from router.sent import Sent
 from router.turn import TurnRequest
 from serving.errors import RequestError
 from serving.protocol import CHAT, MESSAGES, SseSplitter
-from serving.table import Engine
+from serving.table import Engine, EngineKind
 
 Outcome = Literal["continued", "request", "no_replica", "failed"]
 Ask = Callable[[bytes], Awaitable[Any]]
@@ -107,12 +107,12 @@ async def prepare(
     sent = how.sent_tokens(counted)
     drop = ""
     if how.path == CHAT and engine.speaks != "sglang" and told.text != told.text.rstrip():
-        drop = await _trimmed(how, name, tokenize)
+        drop = await _trimmed(how, engine.speaks, name, tokenize)
     rest = MessagesRest if how.route == MESSAGES else Rest
     return how.body(engine.speaks, sent), rest(how, sent, drop=drop)
 
 
-async def _trimmed(how: Continuation, name: str, tokenize: Ask) -> str:
+async def _trimmed(how: Continuation, kind: EngineKind, name: str, tokenize: Ask) -> str:
     """The text's trailing white space, where the model's template takes it away: the model then
     writes it again. The template has the same result for both texts if it does."""
     text = how.told.text
@@ -121,7 +121,7 @@ async def _trimmed(how: Continuation, name: str, tokenize: Ask) -> str:
         await _ids(
             tokenize,
             model=name,
-            messages=messages(how.request, each),
+            messages=messages(how.asked(kind), each, kind),
             add_generation_prompt=False,
             continue_final_message=True,
         )

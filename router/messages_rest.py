@@ -1,6 +1,6 @@
 """The rest of a Messages stream that was cut, from the chat by which it goes on.
 
-chat chunk with text ──► content_block_delta    (in the block that was open, or in a first one)
+chat chunk with text ──► content_block_delta    (in the block that was open, or in a new one)
 finish reason, usage ──► content_block_stop, message_delta
 [DONE]               ──► message_stop
 """
@@ -24,7 +24,7 @@ class MessagesRest(Rest):
     def __init__(self, how: Continuation, sent_tokens: int, *, drop: str = "") -> None:
         super().__init__(how, sent_tokens, drop=drop)
         self._started = how.told.role
-        self._block = how.told.block
+        self._blocks, self._in_block = how.told.blocks, how.told.in_block
         self._why: Json | None = None
         """Why it ended; said with the usage, which comes after."""
         self._counted: Json = {}
@@ -64,18 +64,21 @@ class MessagesRest(Rest):
 
     def _text_event(self, text: str) -> bytes:
         opened = b""
-        if not self._block:
-            self._block = "open"
+        if not self._in_block:
             block = {"type": "text", "text": ""}
-            opened = named("content_block_start", index=0, content_block=block)
+            opened = named("content_block_start", index=self._blocks, content_block=block)
+            self._blocks += 1
+            self._in_block = True
         delta = {"type": "text_delta", "text": text}
-        return opened + named("content_block_delta", index=0, delta=delta)
+        return opened + named("content_block_delta", index=self._blocks - 1, delta=delta)
 
     def _end(self) -> bytes:
         if self._why is None:
             raise NotText
-        closed = named("content_block_stop", index=0) if self._block == "open" else b""
-        self._block = "closed" if self._block else ""
+        closed = b""
+        if self._in_block:
+            closed = named("content_block_stop", index=self._blocks - 1)
+            self._in_block = False
         told = named("message_delta", delta=self._why, usage=_usage(self._counted))
         return closed + told + MESSAGE_STOP
 

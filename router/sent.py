@@ -15,7 +15,7 @@ no longer one that can be continued.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import msgspec
 
@@ -79,8 +79,10 @@ class Told:
     text: str = ""
     role: bool = False
     """Whether the delta with the role is out."""
-    block: Literal["", "open", "closed"] = ""
-    """Of a Messages stream: what the client knows of the text's block."""
+    blocks: int = 0
+    """Of a Messages stream: how many blocks of text were begun."""
+    in_block: bool = False
+    """... and whether the last of them has not ended."""
     pieces: int = 0
     """Events that had text: at least so many tokens."""
     finish: str = ""

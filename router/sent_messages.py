@@ -3,7 +3,7 @@
     message_start · content_block_start · content_block_delta … · content_block_stop
                   · message_delta (why it ended, the usage) · message_stop
 
-One block of text can go on elsewhere; thinking, calls and a second block cannot.
+Blocks of text can go on elsewhere; thinking and calls cannot.
 """
 
 from __future__ import annotations
@@ -67,16 +67,17 @@ class SentMessages(Sent):
             told.head, told.role = event.message, True
             self._asked = usage_in(data)
         elif event.type == "content_block_start":
-            if told.block or event.content_block is None or event.content_block.type != "text":
+            if event.content_block is None or event.content_block.type != "text":
                 told.problem = "it is not plain text"
-            told.block = "open"
+            told.blocks += 1
+            told.in_block = True
         elif event.type == "content_block_delta":
             if delta.type != "text_delta":
                 told.problem = "it is not plain text"
             elif delta.text:
                 self._say(delta.text)
         elif event.type == "content_block_stop":
-            told.block = "closed"
+            told.in_block = False
         elif event.type == "message_delta":
             told.finish = delta.stop_reason or told.finish
             self._usage = usage_in(data) or self._usage

@@ -324,14 +324,33 @@ def test_messages_of_more_than_plain_text_cannot_go_on(fields: dict[str, Any]) -
     assert isinstance(ways_on(MESSAGES, message(**fields), begun()), str)
 
 
-def test_sglang_and_unknown_servers_are_not_asked_to_go_on_with_a_message() -> None:
-    how = way(message(), begun(), MESSAGES)
-    assert [how.can_go_to(k) for k in ("vllm", "simulated", "sglang", "external")] == [
-        True,
-        True,
-        False,
-        False,
+def test_unknown_servers_are_not_asked_to_go_on_with_a_message() -> None:
+    for told_ in (begun(), begun("")):
+        how = way(message(), told_, MESSAGES)
+        assert how.can_go_to("vllm")
+        assert how.can_go_to("sglang")
+        assert not how.can_go_to("external")
+
+
+def test_sglang_makes_another_chat_of_a_message() -> None:
+    texts = [{"type": "text", "text": each} for each in ("one", "", "two")]
+    body = message(system=texts, messages=[{"role": "assistant", "content": texts}])
+    asked = request(way(body, begun(), MESSAGES), "sglang")
+    assert asked["messages"] == [
+        {"role": "system", "content": "one\ntwo"},
+        {"role": "assistant", "content": texts},
+        {"role": "assistant", "content": "Hello wor"},
     ]
+    blank = request(way(message(system=" \n"), begun(), MESSAGES), "sglang")
+    assert [each["role"] for each in blank["messages"]] == ["user", "assistant"]
+
+
+def test_sglang_took_an_assistants_last_word_for_the_users() -> None:
+    begun_ = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Oh."}]
+    asked = request(way(chat(messages=begun_)), "sglang")
+    assert [each["role"] for each in asked["messages"]] == ["user", "user", "assistant"]
+    asked = request(way(chat(messages=begun_, continue_final_message=True)), "sglang")
+    assert [each["role"] for each in asked["messages"]] == ["user", "assistant"]
 
 
 def usage_of(prompt: int, output: int, cached: int, created: int) -> bytes:
@@ -395,12 +414,23 @@ def test_a_stop_sequence_is_named_in_the_message_too() -> None:
     }
 
 
-def test_a_message_whose_text_was_complete_lacks_its_reason_or_only_its_mark() -> None:
+def test_a_message_whose_block_was_closed_ends_or_goes_on_in_another_one() -> None:
     said = SentMessages(1 << 20)
     said.feed(named("message_start", message={"id": "msg_1", "model": "big"}))
     said.feed(named("content_block_start", index=0, content_block={"type": "text"}))
+    delta = {"type": "text_delta", "text": "Hello"}
+    said.feed(named("content_block_delta", index=0, delta=delta))
     said.feed(named("content_block_stop", index=0))
-    assert "only why it ended was missing" in str(ways_on(MESSAGES, message(), said.told()))
+    end = (piece("", "stop"), b"[DONE]")
+    ends = said_by(MessagesRest(way(message(), said.told(), MESSAGES), 3), *end)
+    assert [event["type"] for event in ends] == ["message_delta", "message_stop"]
+    goes_on = said_by(MessagesRest(way(message(), said.told(), MESSAGES), 3), piece("!"), *end)
+    assert [event.get("index") for event in goes_on] == [1, 1, 1, None, None]
+
+
+def test_a_message_that_lacks_only_its_mark_needs_no_engine() -> None:
+    said = SentMessages(1 << 20)
+    said.feed(named("message_start", message={"id": "msg_1", "model": "big"}))
     said.feed(named("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 1}))
     assert way(message(), said.told(), MESSAGES).lacks_only_its_mark
     assert not way(message(), begun(), MESSAGES).lacks_only_its_mark

@@ -201,12 +201,12 @@ def after_parts(*chunks: bytes) -> SentMessages:
 
 def test_the_text_of_a_message_is_what_its_block_said() -> None:
     told = after_parts(START, OPENED, part("ping"), text_part("Hel"), text_part("lo")).told()
-    assert (told.text, told.pieces, told.role, told.block, told.problem) == (
+    assert (told.text, told.pieces, told.role, told.blocks, told.in_block) == (
         "Hello",
         2,
         True,
-        "open",
-        "",
+        1,
+        True,
     )
     assert told.head is not None
     assert (told.head.id, told.head.model) == ("msg_1", "big")
@@ -215,13 +215,12 @@ def test_the_text_of_a_message_is_what_its_block_said() -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        part("content_block_start", index=1, content_block={"type": "text", "text": ""}),
         part("content_block_start", index=0, content_block={"type": "tool_use"}),
         part("content_block_delta", index=0, delta={"type": "thinking_delta"}),
         part("of_tomorrow"),
     ],
 )
-def test_a_message_of_more_than_one_text_is_not_one(more: bytes) -> None:
+def test_a_message_of_more_than_text_is_not_one(more: bytes) -> None:
     assert after_parts(START, OPENED, more).told().problem
 
 
@@ -229,6 +228,7 @@ def test_a_message_without_an_end_was_cut_and_one_with_it_was_not() -> None:
     cut = after_parts(START, OPENED, text_part("a"), CLOSED)
     with pytest.raises(Failed):
         cut.rest()
+    assert (cut.told().text, cut.told().in_block) == ("a", False)
     whole = after_parts(START, OPENED, text_part("a"), CLOSED, ENDED, STOPPED)
     assert whole.rest() == b""
     assert whole.told().done
