@@ -44,7 +44,7 @@ from orchestrator.worker.effects import Effects
 from orchestrator.worker.run_log import RunLog
 from orchestrator.worker.summary import summarised
 from orchestrator.worker.tool_runner import ToolRunner
-from orchestrator.worker.turn_outcomes import TurnOutcomes
+from orchestrator.worker.turn_outcomes import AT_LIMIT, TurnOutcomes
 from orchestrator.worker.turn_runner import TurnRunner
 from serving.config import AgentLimits, Prices
 
@@ -163,7 +163,9 @@ class Runner:
 
     def _refuse(self, step: Refuse, now: float) -> None:
         for call in step.calls:
-            self._book.emit(ToolResult(step.step, call.call_id, now, step.said, "refused"))
+            self._book.emit(
+                ToolResult(step.step, call.call_id, now, step.said, "refused", code=AT_LIMIT)
+            )
         self._say(step.notice)
 
     async def _compact(self, step: Compact) -> None:

@@ -7,8 +7,8 @@
     the run repeats itself, is told so or ended for it        bad: its last turn
 
 A tool that fails otherwise or times out says nothing of the model, and neither does an engine that
-does, or a person who says no: a call that waits for one ends in a later run, where its turn is not
-looked at.
+does, a limit that keeps a call from its tool, or a person who says no: a call that waits for one
+ends in a later run, where its turn is not looked at.
 Answers in words are for those to judge who read them (`POST /v1/warmloop/outcomes`).
 """
 
@@ -29,6 +29,8 @@ from orchestrator.tools.errors import INVALID_ARGUMENTS
 
 LOOPS = ("same_call", "same_state")
 TELLING = frozenset({ModelIntent, ModelResult, ToolResult, LimitReached, Notice})
+AT_LIMIT = "at_limit"
+"""The code of a call that a limit of its response kept from its tool: no fault of the call."""
 Report = Callable[[str, str, bool], object]
 """Tenant, the turn's request id, and whether it was good."""
 
@@ -61,8 +63,7 @@ class TurnOutcomes:
                 self._calls = [call.call_id for call in event.calls]
                 self._judge(state)
             case ToolResult():
-                wrong = event.code == INVALID_ARGUMENTS
-                self._results[event.call_id] = "refused" if wrong else event.outcome
+                self._results[event.call_id] = _said_by(event)
                 self._judge(state)
             case LimitReached() | Notice() if self._last and event.kind in LOOPS:
                 self._say(state, good=False)
@@ -77,3 +78,10 @@ class TurnOutcomes:
     def _say(self, state: State, *, good: bool) -> None:
         self._calls = []
         self._report(state.tenant, self._last, good)
+
+
+def _said_by(result: ToolResult) -> str:
+    """What it says of its call: `ok`, `refused`, or anything else, which says nothing."""
+    if result.code == AT_LIMIT:
+        return AT_LIMIT
+    return "refused" if result.code == INVALID_ARGUMENTS else result.outcome

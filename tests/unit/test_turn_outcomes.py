@@ -78,9 +78,10 @@ def test_a_call_whose_arguments_its_tool_finds_wrong_makes_its_turn_bad() -> Non
         ("error", "tool_unavailable"),
         ("timeout", "timeout"),
         ("outcome_unknown", ""),
+        ("refused", "at_limit"),
     ],
 )
-def test_a_tool_that_fails_says_nothing_of_the_model(outcome: str, code: str) -> None:
+def test_a_tool_that_fails_and_a_limit_say_nothing_of_the_model(outcome: str, code: str) -> None:
     assert told(*turn(1, "a", "b"), gave(1, "a", outcome, code), gave(1, "b")) == []
 
 
