@@ -1,8 +1,10 @@
 """The rest of a Messages stream that was cut, from the chat by which it goes on.
 
-chat chunk with text ──► content_block_delta    (in the block that was open, or in a new one)
-finish reason, usage ──► content_block_stop, message_delta
-[DONE]               ──► message_stop
+    chat chunk with text ──► content_block_delta    (in the block that was open, or in a new one)
+    finish reason, usage ──► content_block_stop, message_delta
+    [DONE]               ──► message_stop
+
+What the chat says of its end is kept until all of it is there: a Messages stream says it at once.
 """
 
 from __future__ import annotations
