@@ -19,7 +19,7 @@ from typing import Any
 
 from orchestrator.agents import Agents, resolve
 from orchestrator.api.approvals import waiting_calls
-from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.journal.base import Journal
 from orchestrator.loop.events import ConversationStarted, ResponseAccepted
 from orchestrator.loop.machine import fold_all
 from orchestrator.model import ArgumentsDelta, CallStart, ModelTurn
@@ -30,7 +30,7 @@ from orchestrator.tools.children import agent_tools
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.worker import Worker
 from serving.config import AgentConfig
-from tests.integration.killed import Announcing, Points, record
+from tests.integration.killed import LEASE_S, Points, accept, journal_in, record
 
 folder = Path(sys.argv[1])
 scenario = sys.argv[2]
@@ -107,13 +107,13 @@ def play(turn: ModelTurn) -> Iterable[Scripted]:
     return FIRST["helper" if turn.agent == "helper" else scenario]
 
 
-async def ended(journal: SqliteJournal) -> None:
+async def ended(journal: Journal) -> None:
     """A run that only waits is parked: then the worker has nothing in hand, and it goes on."""
     while (state := fold_all(await journal.read("conv_1"))).run is not None:
         await journal.wait("conv_1", state.seq, 5)
 
 
-async def decide(journal: SqliteJournal, worker: Worker) -> None:
+async def decide(journal: Journal, worker: Worker) -> None:
     """A person says yes to whatever waits."""
     while waiting := waiting_calls(fold_all(await journal.read("conv_1"))):
         items = [
@@ -121,7 +121,7 @@ async def decide(journal: SqliteJournal, worker: Worker) -> None:
             for each in waiting.values()
         ]
         decided = ResponseAccepted(f"resp_{next(iter(waiting.values()))}", time.time(), items)
-        await worker.accept("conv_1", decided)
+        await accept(worker, "conv_1", decided)
         await ended(journal)
 
 
@@ -136,13 +136,19 @@ async def main() -> None:
     agents = Agents(
         [resolve("main", configs["main"], own), resolve("helper", configs["helper"], functions)]
     )
-    journal = Announcing(folder / "journal.db", point)
+    journal = await journal_in(folder, point)
     async with Worker(
-        journal=journal, agents=agents, models=ScriptedModel(play), delta_batch_s=0.001, park_s=0.1
+        journal=journal,
+        agents=agents,
+        models=ScriptedModel(play),
+        delta_batch_s=0.001,
+        park_s=0.1,
+        lease_s=LEASE_S,
     ) as worker:
         items = [{"role": "user", "content": "Go."}]
         asked = ResponseAccepted("resp_1", time.time(), items, idempotency_key="the-key")
-        await worker.accept("conv_1", asked, start=ConversationStarted("main@1", asked.at))
+        start = ConversationStarted("main@1", asked.at)
+        await accept(worker, "conv_1", asked, start=start)
         await ended(journal)
         await decide(journal, worker)
     state = fold_all(await journal.read("conv_1"))

@@ -25,7 +25,7 @@ from orchestrator.tools.base import tool
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.worker import Worker
 from serving.config import AgentConfig, Prices
-from tests.integration.killed import Announcing, Points, record
+from tests.integration.killed import LEASE_S, Points, accept, journal_in, record
 
 folder = Path(sys.argv[1])
 point = Points(sys.argv[2] if len(sys.argv) > 2 else "")
@@ -67,18 +67,20 @@ async def main() -> None:
         }
     )
     agents = Agents([resolve("looker", config, [from_function(look)])])
-    journal = Announcing(folder / "journal.db", point)
+    journal = await journal_in(folder, point)
     async with Worker(
         journal=journal,
         agents=agents,
         models=ScriptedModel(script),
         prices={"scripted": Prices(fresh=0.5, cached=0.1, output=1.0)},
+        lease_s=LEASE_S,
     ) as worker:
         for n in range(REQUESTS):
             await worker.run("conv")
             items = [{"role": "user", "content": f"request {n} " + "z" * 300}]
             asked = ResponseAccepted(f"resp_{n}", time.time(), items, idempotency_key=f"key {n}")
-            await worker.accept("conv", asked, start=ConversationStarted("looker@1", asked.at))
+            start = ConversationStarted("looker@1", asked.at)
+            await accept(worker, "conv", asked, start=start)
             await worker.run("conv")
     await journal.close()
     print("finished", flush=True)

@@ -1,4 +1,4 @@
-"""A front door in small, to be killed: worker, SQLite journal, scripted model, counting tools.
+"""A front door in small, to be killed: worker, journal, scripted model, counting tools.
 
     python crash_child.py FOLDER TURNS [STOP]
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from orchestrator.agents import Agents, resolve
 from orchestrator.api.approvals import waiting_calls
-from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.journal.base import Journal
 from orchestrator.loop.events import (
     AnyEvent,
     ConversationStarted,
@@ -34,7 +34,7 @@ from orchestrator.tools.base import tool
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.worker import Worker
 from serving.config import AgentConfig, AgentLimits
-from tests.integration.killed import Announcing, Points, record
+from tests.integration.killed import LEASE_S, Points, accept, journal_in, record
 
 folder = Path(sys.argv[1])
 turns = int(sys.argv[2])
@@ -45,14 +45,12 @@ streamed = asyncio.Event()
 first_result = asyncio.Event()
 
 
-class Watched(Announcing):
+def stored(events: Sequence[AnyEvent]) -> None:
     """Tells the script when what it waits for is in the journal."""
-
-    def stored(self, events: Sequence[AnyEvent]) -> None:
-        if any(isinstance(event, OutputDelta) for event in events):
-            streamed.set()
-        if [type(event) for event in events] == [ToolResult]:
-            first_result.set()
+    if any(isinstance(event, OutputDelta) for event in events):
+        streamed.set()
+    if [type(event) for event in events] == [ToolResult]:
+        first_result.set()
 
 
 @tool(kind="idempotent")
@@ -99,7 +97,7 @@ def script(turn: ModelTurn) -> Iterator[Scripted]:
     return iter(calls((("count_blindly", "count_once")[at % 2], {"n": at})))
 
 
-async def answer(journal: SqliteJournal, worker: Worker) -> None:
+async def answer(journal: Journal, worker: Worker) -> None:
     """A person is asked about calls in doubt, and says: do not run them again."""
     while waiting := waiting_calls(fold_all(await journal.read(CONVERSATION))):
         items = [
@@ -107,7 +105,7 @@ async def answer(journal: SqliteJournal, worker: Worker) -> None:
             for each in waiting.values()
         ]
         decided = ResponseAccepted("resp_" + "_".join(waiting), time.time(), items)
-        await worker.accept(CONVERSATION, decided)
+        await accept(worker, CONVERSATION, decided)
         await worker.run(CONVERSATION)
 
 
@@ -117,15 +115,19 @@ async def main() -> None:
     )
     tools = [from_function(each) for each in (count_once, count_blindly, slow)]
     agents = Agents([resolve("counter", config, tools)])
-    journal = Watched(folder / "journal.db", point)
+    journal = await journal_in(folder, point, stored)
     async with Worker(
-        journal=journal, agents=agents, models=ScriptedModel(script), delta_batch_s=0.001
+        journal=journal,
+        agents=agents,
+        models=ScriptedModel(script),
+        delta_batch_s=0.001,
+        lease_s=LEASE_S,
     ) as worker:
         # A client that has no answer sends its request again, with the same key.
         items = [{"role": "user", "content": "Count."}]
         asked = ResponseAccepted(RESPONSE, time.time(), items, idempotency_key=KEY)
         start = ConversationStarted("counter@1", asked.at)
-        await worker.accept(CONVERSATION, asked, start=start)
+        await accept(worker, CONVERSATION, asked, start=start)
         await worker.run(CONVERSATION)
         await answer(journal, worker)
     state = fold_all(await journal.read(CONVERSATION))

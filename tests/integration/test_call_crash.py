@@ -7,13 +7,13 @@ is compared: the journal, and the ledger that the tools wrote outside of it.
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
-from orchestrator.journal.sqlite import SqliteJournal
 from orchestrator.loop.events import (
     AnyEvent,
     ApprovalDecided,
@@ -54,11 +54,7 @@ class Bench:
         assert self.start(scenario) == "finished completed"
 
     async def log(self, conversation: str = "conv_1") -> list[AnyEvent]:
-        journal = SqliteJournal(self.folder / "journal.db")
-        try:
-            return [each.event for each in await journal.read(conversation)]
-        finally:
-            await journal.close()
+        return await killing.log_in(self.folder, conversation)
 
     async def found(self, kind: type[E], conversation: str = "conv_1") -> list[E]:
         return [event for event in await self.log(conversation) if isinstance(event, kind)]
@@ -72,14 +68,16 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    async with killing.folder_for(request, tmp_path) as folder:
+        yield Bench(folder)
 
 
 async def outputs(bench: Bench) -> list[str]:
     return [each.output for each in await bench.found(ToolResult)]
 
 
+@killing.BOTH_IN_FULL
 async def test_a_queryable_call_that_acted_is_told_and_not_run_again(bench: Bench) -> None:
     bench.crash_and_finish("queryable", "tool ran")
     assert bench.acted() == [KEY]
@@ -87,6 +85,7 @@ async def test_a_queryable_call_that_acted_is_told_and_not_run_again(bench: Benc
     assert len(await bench.found(ToolIntent)) == 1
 
 
+@killing.BOTH_IN_FULL
 async def test_a_queryable_call_that_did_nothing_is_run(bench: Bench) -> None:
     bench.crash_and_finish("queryable", "tool started")
     assert bench.acted() == [KEY]
@@ -94,6 +93,7 @@ async def test_a_queryable_call_that_did_nothing_is_run(bench: Bench) -> None:
     assert [each.attempt for each in await bench.found(ToolIntent)] == [1, 2]
 
 
+@killing.BOTH_IN_FULL
 async def test_a_queryable_call_that_nobody_can_tell_of_is_a_person_s_to_decide(
     bench: Bench,
 ) -> None:
@@ -106,6 +106,7 @@ async def test_a_queryable_call_that_nobody_can_tell_of_is_a_person_s_to_decide(
     assert len(await bench.found(ToolResult)) == 1
 
 
+@killing.BOTH_IN_FULL
 async def test_a_retry_keeps_its_time_and_its_count_over_a_crash(bench: Bench) -> None:
     bench.crash_and_finish("retry", "after ToolFailed")
     assert [each.attempt for each in await bench.found(ToolIntent)] == [1, 2, 3]
@@ -117,6 +118,7 @@ async def test_a_retry_keeps_its_time_and_its_count_over_a_crash(bench: Bench) -
         assert next_try >= failure.retry_at
 
 
+@killing.BOTH
 @pytest.mark.parametrize("stop", ["after TimerSet", "before ToolResult"])
 async def test_a_timer_is_set_once_and_rings_at_its_time(bench: Bench, stop: str) -> None:
     bench.crash_and_finish("timer", stop)
@@ -126,6 +128,7 @@ async def test_a_timer_is_set_once_and_rings_at_its_time(bench: Bench, stop: str
     assert result.output == "0.5 seconds have passed"
 
 
+@killing.BOTH_IN_FULL
 @pytest.mark.parametrize(
     "stop",
     [
@@ -151,6 +154,7 @@ async def test_a_person_is_asked_and_the_call_runs_once(bench: Bench, stop: str)
     assert keys == [KEY] * (2 if stop == "before ToolResult" else 1)
 
 
+@killing.BOTH_IN_FULL
 @pytest.mark.parametrize(
     "stop",
     [
@@ -171,6 +175,7 @@ async def test_a_child_runs_once_and_its_answer_is_delivered_once(bench: Bench, 
         assert len(bench.acted()) == 1
 
 
+@killing.BOTH_IN_FULL
 @pytest.mark.parametrize("stop", BEGUN)
 async def test_a_turn_that_died_after_a_call_of_it_began_is_never_sampled_again(
     bench: Bench, stop: str

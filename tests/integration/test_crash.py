@@ -2,7 +2,9 @@
 
 A child process (`crash_child.py`) runs an agent and is killed at a point that it announces; then it
 is started again and must finish. What is checked afterwards: the journal, the ledger that the tools
-wrote outside of it, and every prompt, byte for byte, against a run without a crash.
+wrote outside of it, and every prompt, byte for byte, against a run without a crash. The same holds
+over SQLite and over PostgreSQL, where the dead process' lease has to run out first; the run without
+a crash is one for both.
 """
 
 from __future__ import annotations
@@ -10,13 +12,14 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestrator.journal.sqlite import SqliteJournal
 from orchestrator.loop.events import (
     AnyEvent,
     ApprovalDecided,
@@ -47,12 +50,12 @@ class Bench:
         """Run the child; kill it where it stops. Returns its last line."""
         return killing.run(CHILD, str(self.folder), str(self.turns), stop)[-1]
 
+    def running(self, stop: str) -> AbstractContextManager[killing.Child]:
+        """The child, to be frozen where it stops."""
+        return killing.running(CHILD, str(self.folder), str(self.turns), stop)
+
     async def log(self) -> list[AnyEvent]:
-        journal = SqliteJournal(self.folder / "journal.db")
-        try:
-            return [each.event for each in await journal.read("conv_1")]
-        finally:
-            await journal.close()
+        return await killing.log_in(self.folder, "conv_1")
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         file = self.folder / name
@@ -129,8 +132,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    async with killing.folder_for(request, tmp_path) as folder:
+        yield Bench(folder)
 
 
 async def test_without_a_crash_every_call_runs_once(undisturbed: Bench) -> None:
@@ -140,6 +144,7 @@ async def test_without_a_crash_every_call_runs_once(undisturbed: Bench) -> None:
     assert set(outcomes(log)) == {"ok"}
 
 
+@killing.BOTH
 async def test_killed_before_the_input_is_committed_a_retry_makes_one_turn(
     bench: Bench, undisturbed: Bench
 ) -> None:
@@ -148,6 +153,7 @@ async def test_killed_before_the_input_is_committed_a_retry_makes_one_turn(
     assert bench.prompts() == undisturbed.prompts()
 
 
+@killing.BOTH
 async def test_killed_after_the_commit_the_retry_finds_the_same_turn(
     bench: Bench, undisturbed: Bench
 ) -> None:
@@ -156,6 +162,7 @@ async def test_killed_after_the_commit_the_retry_finds_the_same_turn(
     assert bench.prompts() == undisturbed.prompts()
 
 
+@killing.BOTH
 async def test_killed_during_the_stream_what_was_delivered_stays_and_is_superseded(
     bench: Bench, undisturbed: Bench
 ) -> None:
@@ -172,6 +179,7 @@ async def test_killed_during_the_stream_what_was_delivered_stays_and_is_supersed
     assert bench.prompts() == undisturbed.prompts()
 
 
+@killing.BOTH
 async def test_killed_before_the_answer_is_journaled_it_is_sampled_again_and_no_tool_has_run(
     bench: Bench, undisturbed: Bench
 ) -> None:
@@ -182,6 +190,7 @@ async def test_killed_before_the_answer_is_journaled_it_is_sampled_again_and_no_
     assert bench.prompts() == undisturbed.prompts()
 
 
+@killing.BOTH
 async def test_killed_with_the_intent_journaled_an_idempotent_tool_runs_once(
     bench: Bench, undisturbed: Bench
 ) -> None:
@@ -192,6 +201,7 @@ async def test_killed_with_the_intent_journaled_an_idempotent_tool_runs_once(
     assert bench.prompts() == undisturbed.prompts()
 
 
+@killing.BOTH
 async def test_killed_after_an_idempotent_tool_ran_it_repeats_with_its_key(
     bench: Bench, undisturbed: Bench
 ) -> None:
@@ -203,6 +213,7 @@ async def test_killed_after_an_idempotent_tool_ran_it_repeats_with_its_key(
     assert bench.prompts() == undisturbed.prompts()
 
 
+@killing.BOTH
 @pytest.mark.parametrize("stop", ["tool started 2", "tool ran 2"])
 async def test_killed_inside_any_other_tool_its_outcome_is_unknown_and_it_never_runs_again(
     bench: Bench, undisturbed: Bench, stop: str
@@ -218,6 +229,7 @@ async def test_killed_inside_any_other_tool_its_outcome_is_unknown_and_it_never_
         assert bench.prompts()[turn] == undisturbed.prompts()[turn]
 
 
+@killing.BOTH
 async def test_killed_with_one_of_two_parallel_calls_done_only_the_other_is_dealt_with(
     bench: Bench, undisturbed: Bench
 ) -> None:
@@ -230,6 +242,7 @@ async def test_killed_with_one_of_two_parallel_calls_done_only_the_other_is_deal
     assert bench.prompts()[1] == undisturbed.prompts()[1]
 
 
+@killing.BOTH
 @pytest.mark.parametrize("stop", ["before ToolResult+ModelIntent", "after ToolResult+ModelIntent"])
 async def test_killed_around_a_result_the_next_prompt_has_the_same_bytes(
     bench: Bench, undisturbed: Bench, stop: str
@@ -242,16 +255,61 @@ async def test_killed_around_a_result_the_next_prompt_has_the_same_bytes(
     assert set(bodies) == set(expected), "the very next prompt, byte for byte"
 
 
+@killing.BOTH
 async def test_killed_around_the_final_answer_there_is_one_answer(bench: Bench) -> None:
     _, log = await bench.crash_and_finish("before ModelRouted+ModelResult+ResponseFinished")
     assert sum(isinstance(each, ResponseFinished) for each in log) == 1
 
 
+@pytest.mark.parametrize("bench", ["postgres"], indirect=True)
+@pytest.mark.parametrize(
+    "point",
+    ["before ModelResult+ToolIntent", "before ToolResult+ModelIntent", "before ModelRouted"],
+)
+async def test_a_worker_that_was_frozen_beyond_its_lease_stores_and_does_nothing_more(
+    bench: Bench, undisturbed: Bench, point: str
+) -> None:
+    with bench.running(killing.FREEZE + point) as zombie:
+        assert zombie.until("frozen").startswith(f"frozen {point}")
+        assert bench.start() == "finished completed"  # another worker, once the lease has run out
+        log, ledger, prompts = await bench.log(), bench.lines("ledger"), bench.lines("prompts")
+        zombie.thaw()
+        assert zombie.until("finished") == "finished completed"
+    check(log, bench.keys())
+    assert await bench.log() == log
+    assert bench.lines("ledger") == ledger
+    assert bench.lines("prompts") == prompts
+    assert bench.prompts() == undisturbed.prompts()
+
+
+@pytest.mark.parametrize("healed", [True, False], ids=["healed", "killed"])
+async def test_while_the_disk_is_full_no_effect_begins_and_nothing_is_lost(
+    bench: Bench, undisturbed: Bench, healed: bool
+) -> None:
+    decided = "ModelResult+ToolIntent"
+    with bench.running(f"{killing.FREEZE}before {decided}") as child:
+        assert child.until("frozen").startswith("frozen")
+        child.limit_files(4096)
+        child.thaw()
+        assert child.until("refused") == f"refused {decided}"
+        assert bench.keys() == []
+        if healed:
+            child.limit_files(2**40)
+            assert child.until("finished") == "finished completed"
+    if not healed:
+        assert not [each for each in await bench.log() if isinstance(each, ToolIntent)]
+        assert bench.start() == "finished completed"
+    check(await bench.log(), bench.keys())
+    assert list(map(first_attempt, bench.keys())) == undisturbed.keys()
+    assert bench.prompts() == undisturbed.prompts()
+
+
+@killing.BOTH_IN_FULL
 async def test_a_run_that_is_killed_fifteen_times_at_random_still_completes(
-    tmp_path: Path,
+    bench: Bench,
 ) -> None:
     choose = random.Random(20261122)
-    bench = Bench(tmp_path, turns=18)
+    bench.turns = 18
     kills = 0
     results: dict[str, ToolResult] = {}
     while kills < 15:

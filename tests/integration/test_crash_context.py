@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from orchestrator.journal.sqlite import SqliteJournal
-from orchestrator.loop.events import AnyEvent, Compacted, Notice, ResponseFinished
+from orchestrator.loop.events import Compacted, Notice, ResponseFinished
 from tests.integration import killing
 
 CHILD = Path(__file__).parent / "context_child.py"
@@ -30,14 +30,6 @@ def prompts(folder: Path) -> dict[str, set[str]]:
     return found
 
 
-async def log_of(folder: Path) -> list[AnyEvent]:
-    journal = SqliteJournal(folder / "journal.db")
-    try:
-        return [each.event for each in await journal.read("conv")]
-    finally:
-        await journal.close()
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -46,7 +38,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def test_without_a_crash_all_of_it_happens(undisturbed: Path) -> None:
-    log = await log_of(undisturbed)
+    log = await killing.log_in(undisturbed, "conv")
     assert {each.kind for each in log if isinstance(each, Notice)} >= {"drift", "turns"}
     rewritten = [each for each in log if isinstance(each, Compacted)]
     assert rewritten
@@ -54,6 +46,13 @@ async def test_without_a_crash_all_of_it_happens(undisturbed: Path) -> None:
     assert sum(isinstance(each, ResponseFinished) for each in log) == 7
 
 
+@pytest.fixture
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Path]:
+    async with killing.folder_for(request, tmp_path) as folder:
+        yield folder
+
+
+@killing.BOTH_IN_FULL
 @pytest.mark.parametrize(
     "stop",
     [
@@ -65,13 +64,13 @@ async def test_without_a_crash_all_of_it_happens(undisturbed: Path) -> None:
     ],
 )
 async def test_killed_around_a_notice_or_a_rewriting_every_turn_has_the_same_prompt(
-    tmp_path: Path, undisturbed: Path, stop: str
+    bench: Path, undisturbed: Path, stop: str
 ) -> None:
-    last = start(tmp_path, stop)[-1]
+    last = start(bench, stop)[-1]
     assert last.startswith("stopped"), f"never came to {stop!r}: {last!r}"
-    assert start(tmp_path)[-1] == "finished"
-    assert prompts(tmp_path) == prompts(undisturbed)
-    log, expected = await log_of(tmp_path), await log_of(undisturbed)
+    assert start(bench)[-1] == "finished"
+    assert prompts(bench) == prompts(undisturbed)
+    log, expected = await killing.log_in(bench, "conv"), await killing.log_in(undisturbed, "conv")
     for kind in (Notice, Compacted):
         told = [(each.step, each.text) for each in log if isinstance(each, kind)]
         assert told == [(each.step, each.text) for each in expected if isinstance(each, kind)]
