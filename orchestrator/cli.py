@@ -1,4 +1,4 @@
-"""The `warmloop` command: up, run, status, approve, restart, logs, keys, down.
+"""The `warmloop` command: up, run, status, approvals, approve, journal, restart, logs, keys, down.
 
 Errors that a person can mend are one line on stderr, never a trace: exit code 2 for bad input,
 1 for a stack that failed.
@@ -22,6 +22,7 @@ from orchestrator import supervisor
 from orchestrator.commands import approve as approve_cli
 from orchestrator.commands import console as views
 from orchestrator.commands import engine_logs as engine_log_view
+from orchestrator.commands import journal as journal_cli
 from orchestrator.commands import keys as keys_cli
 from orchestrator.commands import lint as linting
 from orchestrator.commands import mcp as mcp_cli
@@ -39,11 +40,15 @@ app = typer.Typer(
 )
 app.add_typer(keys_cli.app, name="keys")
 app.add_typer(mcp_cli.app, name="mcp")
+app.add_typer(journal_cli.app, name="journal")
 out = views.terminal()
 err = Console(stderr=True, emoji=False)
 
 ConfigOption = Annotated[
     Path | None, typer.Option("-c", "--config", help="A stack file, e.g. configs/cpu.yaml.")
+]
+UrlOption = Annotated[
+    str | None, typer.Option("--url", help="A front door elsewhere, e.g. http://host:8400.")
 ]
 
 
@@ -108,14 +113,12 @@ def run(
         str | None, typer.Option("--agent", "-a", help="Agent or model; default: the first agent.")
     ] = None,
     config: ConfigOption = None,
-    url: Annotated[
-        str | None, typer.Option("--url", help="A front door elsewhere, e.g. http://host:8400.")
-    ] = None,
+    url: UrlOption = None,
 ) -> None:
     """Give an agent a task; show its events live, then what each turn cost."""
     if not task.strip():
         raise ConfigError("task: is empty; write what the agent shall do")
-    base = _checked(url) if url else _find(config).url
+    base = _base(config, url)
     name = agent or views.first_agent(base)
     response = asyncio.run(views.follow(out, base, name, task))
     views.print_turns(out, [response])
@@ -139,11 +142,23 @@ def approve(
     deny: Annotated[bool, typer.Option("--deny", help="Say no.")] = False,
     reason: Annotated[str, typer.Option("--reason", help="Told to the model if you deny.")] = "",
     config: ConfigOption = None,
+    url: UrlOption = None,
 ) -> None:
     """Decide on a call that waits for a person; it counts once."""
-    found = _find(config)
-    response = approve_cli.decide(found.url, approval, approve=not deny, reason=reason)
+    base = _base(config, url)
+    response = approve_cli.decide(base, approval, approve=not deny, reason=reason)
     out.print(f"{'denied' if deny else 'approved'}; it goes on in {response}", highlight=False)
+
+
+@app.command()
+def approvals(config: ConfigOption = None, url: UrlOption = None) -> None:
+    """List the calls that wait for a person: their ids, and since when."""
+    now, waiting = time.time(), list(approve_cli.waiting(_base(config, url)))
+    for waits in waiting:
+        approval, told = approve_cli.lines(waits, now)
+        out.print(f"{approval}\n    {told}", highlight=False, markup=False, soft_wrap=True)
+    if not waiting:
+        err.print("nothing waits for a person", highlight=False)
 
 
 @app.command()
@@ -210,6 +225,10 @@ def down(config: ConfigOption = None) -> None:
     found = _find(config)
     supervisor.stop(found)
     err.print(f"{found.name} is down", highlight=False)
+
+
+def _base(config: Path | None, url: str | None) -> str:
+    return _checked(url) if url else _find(config).url
 
 
 def _checked(url: str) -> str:

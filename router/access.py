@@ -38,7 +38,9 @@ from serving.tenancy_config import OPERATOR
 OPEN_PATHS = frozenset({"/health", "/ready"})
 SIGNED_PATHS = frozenset({NEWS, TABLE})
 """Other front doors; each message brings a signature, which is checked there."""
-OPERATOR_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+PURGE = "/v1/warmloop/journal/purge"
+"""Purges everybody's old conversations."""
+OPERATOR_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter", PURGE})
 """What changes the stack for everybody."""
 LOOK_PATHS = frozenset({"/metrics"})
 """What shows the stack to those who run it."""

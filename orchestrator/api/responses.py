@@ -43,6 +43,9 @@ class Runs(Acceptor, Protocol):
     async def purge_conversation(self, conversation: str) -> None:
         """Delete a conversation and its responses for good, after cancelling what runs."""
 
+    async def purge_older(self, than_s: float) -> int:
+        """Delete some of the conversations without news for so long; returns how many."""
+
 
 class ResponsesApi:
     """What each route does."""

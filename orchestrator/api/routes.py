@@ -8,6 +8,8 @@
     GET    /v1/responses/{id}/input_items
     POST   /v1/conversations              GET, POST, DELETE /v1/conversations/{id}
     GET, POST /v1/conversations/{id}/items      GET, DELETE .../items/{item_id}
+    GET    /v1/warmloop/approvals         what waits for a person
+    POST   /v1/warmloop/journal/purge     the operator: what is older than so many seconds
 
 Another tenant's response or conversation is 404 on every one of them. `GET /openapi.json` has the
 schema, and a test fuzzes the API from it.
@@ -23,6 +25,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BeforeValidator
 
+from orchestrator.api import waiting
 from orchestrator.api.conversations import (
     Conversations,
     CreateConversation,
@@ -47,7 +50,7 @@ from orchestrator.clock import Clock
 from orchestrator.journal.base import Fenced, Journal, JournalFull
 from orchestrator.tools import trace_context
 from router import deadlines
-from router.access import tenant_of
+from router.access import PURGE, tenant_of
 from serving.config import StackConfig
 from serving.errors import BadRequest, Conflict, TooLarge, Unavailable
 
@@ -78,6 +81,7 @@ def build_routes(
     hosts = config.front.media_hosts
     _responses(routes, ResponsesApi(journal, worker, intake, hosts), limit)
     _conversations(routes, Conversations(journal, worker, clock, hosts), limit)
+    _of_warmloop(routes, journal, worker)
     return routes
 
 
@@ -187,6 +191,18 @@ def _conversations(routes: APIRouter, api: Conversations, limit: int) -> None:
     async def delete_item(conversation_id: str, item_id: str, request: Request) -> Response:
         tenant = tenant_of(request.scope).name
         return answer(await api.delete_item(conversation_id, item_id, tenant))
+
+
+def _of_warmloop(routes: APIRouter, journal: Journal, worker: Runs) -> None:
+    """What OpenAI's API has no word for, for `warmloop approvals` and `warmloop journal purge`."""
+
+    @routes.get("/v1/warmloop/approvals", include_in_schema=False)
+    async def list_approvals(request: Request, after: str = "") -> Response:
+        return answer(await waiting.page(journal, tenant_of(request.scope), after))
+
+    @routes.post(PURGE, include_in_schema=False)
+    async def purge_older(older_than_s: Annotated[float, Query(gt=0)]) -> Response:
+        return answer({"purged": await worker.purge_older(older_than_s)})
 
 
 class JournalRoute(APIRoute):

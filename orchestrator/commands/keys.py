@@ -99,11 +99,11 @@ def revoke(
     err.print(f"key {revoked.id} of {revoked.tenant} is revoked", highlight=False)
 
 
-def seconds(text: str) -> float:
-    """`90d` in seconds. Raises ConfigError."""
+def seconds(text: str, option: str = "--expires") -> float:
+    """`90d` in seconds. Raises ConfigError, which names the option."""
     found = re.fullmatch(r"([1-9]\d{0,5})([mhd])", text)
     if found is None:
-        raise ConfigError(f"--expires: {text!r} is no time; write e.g. 30m, 12h or 90d")
+        raise ConfigError(f"{option}: {text!r} is no time; write e.g. 30m, 12h or 90d")
     return float(found[1]) * _UNITS_S[found[2]]
 
 

@@ -129,6 +129,10 @@ class Journal(Protocol):
     async def next_wake(self, now: float) -> float | None:
         """The first `wake_at` after `now` of a response without an end."""
 
+    async def asking(self, after: str, limit: int) -> list[str]:
+        """Conversations that asked a person for more than was decided, the oldest first, from the
+        one behind `after` on (empty: the first). Not all of it need still wait: their logs say."""
+
     async def purge(
         self,
         lease: Lease,

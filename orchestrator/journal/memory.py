@@ -20,7 +20,13 @@ from orchestrator.journal.base import (
     ResponseRef,
 )
 from orchestrator.journal.tails import Tails
-from orchestrator.loop.events import AnyEvent, ResponseAccepted, ResponseFinished
+from orchestrator.loop.events import (
+    AnyEvent,
+    ApprovalDecided,
+    ApprovalRequested,
+    ResponseAccepted,
+    ResponseFinished,
+)
 
 
 @dataclass(slots=True)
@@ -127,6 +133,16 @@ class MemoryJournal:
 
     async def next_wake(self, now: float) -> float | None:
         return min((log.wake_at for _, log in self._open() if log.wake_at > now), default=None)
+
+    async def asking(self, after: str, limit: int) -> list[str]:
+        names = list(self._logs)
+        behind = names[names.index(after) + 1 :] if after in self._logs else names
+        return [name for name in behind if self._asks(name)][:limit]
+
+    def _asks(self, name: str) -> bool:
+        log = [each.event for each in self._logs[name].entries]
+        asked = sum(isinstance(event, ApprovalRequested) for event in log)
+        return asked > sum(isinstance(event, ApprovalDecided) for event in log)
 
     async def purge(
         self,

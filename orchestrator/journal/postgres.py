@@ -146,6 +146,9 @@ class PostgresJournal:
                 return True
         return await stored()
 
+    async def asking(self, after: str, limit: int) -> list[str]:
+        return [name for (name,) in await self._ask(sql.ASKING, after, limit)]
+
     async def purge(
         self,
         lease: Lease,

@@ -175,5 +175,17 @@ WHERE NOT purged AND created_at <= $1 AND expires_at <= $1 AND NOT EXISTS (
 ) ORDER BY created_at LIMIT $2
 """
 
+# Conversations that asked a person for more than was decided, after one of them.
+ASKING = """
+SELECT c.name FROM conversations c JOIN (
+    SELECT e.conversation AS id FROM events e
+    WHERE starts_with(e.payload, '{"type":"approval_')
+        AND e.conversation > coalesce((SELECT id FROM conversations WHERE name = $1), 0)
+    GROUP BY e.conversation
+    HAVING sum(CASE substr(e.payload, 19, 1) WHEN 'r' THEN 1 ELSE -1 END) > 0
+    ORDER BY e.conversation LIMIT $2
+) AS asking USING (id) ORDER BY c.id
+"""
+
 # Tell other processes; one row a note.
 NOTIFY = "SELECT pg_notify($1, note) FROM unnest($2::text[]) AS n (note)"

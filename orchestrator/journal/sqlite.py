@@ -101,6 +101,16 @@ WHERE purged = 0 AND created_at <= ?1 AND expires_at <= ?1 AND NOT EXISTS (
 ) ORDER BY created_at LIMIT ?2
 """
 
+# Conversations that asked a person for more than was decided, after one of them.
+ASKING = """
+SELECT c.name FROM events e JOIN conversations c ON c.id = e.conversation
+WHERE substr(e.payload, 1, 18) = '{"type":"approval_'
+    AND e.conversation > coalesce((SELECT id FROM conversations WHERE name = ?1), 0)
+GROUP BY e.conversation
+HAVING sum(CASE substr(e.payload, 19, 1) WHEN 'r' THEN 1 ELSE -1 END) > 0
+ORDER BY e.conversation LIMIT ?2
+"""
+
 
 class SqliteJournal:
     """Opens or creates the file at once. Raises JournalBusy, JournalFull."""
@@ -182,6 +192,9 @@ class SqliteJournal:
     async def next_wake(self, now: float) -> float | None:
         ((at,),) = await self._ask(NEXT_WAKE, now)
         return None if at is None else float(at)
+
+    async def asking(self, after: str, limit: int) -> list[str]:
+        return [name for (name,) in await self._ask(ASKING, after, limit)]
 
     async def purge(
         self,

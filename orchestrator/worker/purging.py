@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from orchestrator.clock import Clock
@@ -106,9 +107,16 @@ class Purger:
         done = 0
         for ref in found.responses:
             done += await self._try(self.response(ref.response_id))
-        for conversation in found.conversations:
-            done += await self._try(self._forget(conversation, idle_before))
-        return done
+        return done + await self._forget_all(found.conversations, idle_before)
+
+    async def older(self, than_s: float) -> int:
+        """Purge a batch of the conversations without news for so long; returns how many."""
+        before = self._clock.now() - than_s
+        found = await self._journal.purgeable(ended_before=-1.0, idle_before=before, limit=BATCH)
+        return await self._forget_all(found.conversations, before)
+
+    async def _forget_all(self, conversations: Sequence[str], idle_before: float) -> int:
+        return sum([await self._try(self._forget(each, idle_before)) for each in conversations])
 
     async def keep(self) -> None:
         """Sweep and scrub, for ever."""
@@ -201,6 +209,32 @@ class Purger:
         await self._journal.purge(lease, found.events, found.responses, whole=found.whole)
         self._dirty = True
         self._clock.call_later(SCRUB_S, self._bell.set)
+
+
+def alone(journal: Journal, clock: Clock, lease_s: float = 30.0) -> Purger:
+    """For a process that purges, and runs nothing."""
+    claims, parking = Claims(), Parking(journal)
+    leases = Leases(journal, clock, f"purge-{secrets.token_hex(4)}", lease_s)
+
+    async def cancel(response_id: str) -> None:
+        raise Conflict(f"{response_id} is in progress", code="conversation_locked")
+
+    async def leave(claim: Claim) -> None:
+        try:
+            await leases.release(claim, 0.0)
+        finally:
+            claims.drop(claim)
+            claim.done.set_result(None)
+
+    return Purger(
+        journal=journal,
+        clock=clock,
+        claims=claims,
+        leases=leases,
+        parking=parking,
+        cancel=cancel,
+        leave=leave,
+    )
 
 
 def _in_use(conversation: str) -> Conflict:

@@ -240,6 +240,10 @@ class Worker:
         """
         await self._purger.conversation(conversation)
 
+    async def purge_older(self, than_s: float) -> int:
+        """Delete a batch of the conversations without news for so long; returns how many."""
+        return await self._purger.older(than_s)
+
     async def sweep(self) -> int:
         """Purge some of what is not kept; a worker does so by itself every minute."""
         return await self._purger.sweep()

@@ -9,10 +9,15 @@ import openai
 import pytest
 from openai.types.responses import Response
 from openai.types.responses.response_input_param import ResponseInputParam
+from typer.testing import CliRunner
 
+from orchestrator import cli
+from orchestrator.api.waiting import waiting_in
 from orchestrator.commands import approve as approve_cli
 from orchestrator.loop.events import ToolIntent
+from router.tenants import Tenant
 from serving.errors import ConfigError, EngineError
+from serving.tenancy_config import OPERATOR
 from tests.contract.front_door import Front, calls, replies, says
 
 REFUND = ("refund", '{"amount": 5}')
@@ -195,6 +200,81 @@ async def test_the_command_line_says_a_person_s_word(front: Front) -> None:
     assert outputs(found) == ["refunded 5"]
     with pytest.raises(EngineError, match="has been decided"):
         await asyncio.to_thread(say, approve=False)
+
+
+async def test_the_command_line_lists_what_waits_and_nothing_that_was_decided(
+    front: Front,
+) -> None:
+    first, second = await asking(front), await asking(front, REFUND)
+    front.model.will(says("nothing to ask"))
+    await front.client.responses.create(model="desk", input="hello")
+    front.model.will(replies("done"))
+    await front.client.responses.create(
+        model="clerk", previous_response_id=first.id, input=decision(approvals(first)[0])
+    )
+
+    waiting = await asyncio.to_thread(lambda: list(approve_cli.waiting(front.url)))
+    assert [each["id"] for each in waiting] == approvals(second)
+    assert {each["response_id"] for each in waiting} == {second.id}
+    now = waiting[0]["requested_at"] + 7300
+    approval, told = approve_cli.lines(waiting[0], now)
+    assert approval == approvals(second)[0]
+    assert told.split("   ") == [
+        'refund({"amount": 5})',
+        "clerk@1",
+        waiting[0]["conversation"],
+        "for 2 h",
+    ]
+
+
+async def test_the_commands_reach_a_front_door_elsewhere(front: Front) -> None:
+    (asked,) = approvals(await asking(front))
+    front.model.will(replies("done"))
+
+    async def warmloop(*arguments: str) -> str:
+        ran = await asyncio.to_thread(CliRunner().invoke, cli.app, arguments)
+        assert ran.exception is None, ran.output
+        return ran.output
+
+    listed = await warmloop("approvals", "--url", f"{front.url}/v1")
+    assert listed.splitlines()[0] == asked
+    assert 'refund({"amount": 5})' in listed.splitlines()[1]
+    assert "it goes on in resp_" in await warmloop("approve", asked, "--url", front.url)
+    assert "nothing waits" in await warmloop("approvals", "--url", front.url)
+
+
+async def test_more_than_one_page_waits(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.api.waiting.PAGE", 2)
+    asked = [approvals(await asking(front))[0] for _ in range(5)]
+    waiting = await asyncio.to_thread(lambda: list(approve_cli.waiting(front.url)))
+    assert [each["id"] for each in waiting] == asked
+
+
+async def test_what_waits_is_shown_to_its_tenant_and_to_the_operator(front: Front) -> None:
+    response = await asking(front)
+    ref = await front.journal.find_response(response.id)
+    assert ref is not None
+    log = await front.journal.read(ref.conversation)
+    for name, count in (("", 1), ("acme", 0), (OPERATOR, 1)):
+        assert len(waiting_in(ref.conversation, log, Tenant(name=name))) == count
+
+
+def test_a_listed_call_is_short_and_moves_no_cursor() -> None:
+    waits = {
+        "id": "mcpr_r_call_1_0",
+        "name": "refund",
+        "arguments": '{"why": "\x9b2J\u202e' + "x" * 500,
+        "reason": "outcome_unknown",
+        "agent": "clerk@1",
+        "conversation": "conv_1",
+        "tenant": "",
+        "requested_at": 0.0,
+    }
+    _, told = approve_cli.lines(waits, 30.0)
+    assert told.isprintable()
+    assert told.startswith('in doubt: refund({"why": "·2J·')
+    assert len(told) < 160
+    assert told.endswith("for 30 s")
 
 
 def test_what_is_no_approval_is_refused_with_an_example() -> None:

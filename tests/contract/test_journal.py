@@ -12,6 +12,8 @@ from orchestrator.clock import FakeClock
 from orchestrator.journal.base import AlreadyAccepted, Fenced, Journal, Lease, Recorded
 from orchestrator.loop.events import (
     AnyEvent,
+    ApprovalDecided,
+    ApprovalRequested,
     ConversationStarted,
     HistoryImported,
     ModelIntent,
@@ -251,6 +253,26 @@ async def test_whoever_takes_a_waiting_run_earlier_and_dies_leaves_it_due(
     await leased(journal, owner="b")
     clock.advance(11)
     assert await due(journal, clock.now()) == ["resp_1"]
+
+
+async def test_who_asks_a_person_is_listed_until_all_of_it_is_decided(journal: Journal) -> None:
+    def asked(number: int) -> ApprovalRequested:
+        return ApprovalRequested(1, f"call_1_{number}", f"mcpr_{number}", 2.0)
+
+    decided = ApprovalDecided("mcpr_0", "call_1_0", 3.0, approve=True)
+    leases = {name: await leased(journal, name) for name in ("c1", "c2", "c3", "c4")}
+    await journal.append(leases["c1"], [accepted("r1"), asked(0), asked(1)])
+    await journal.append(leases["c2"], [accepted("r2"), asked(0)])
+    await journal.append(leases["c3"], [accepted("r3"), intent(1)])
+    await journal.append(leases["c4"], [accepted("r4"), asked(0)])
+    assert await journal.asking("", 9) == ["c1", "c2", "c4"]
+    assert await journal.asking("", 2) == ["c1", "c2"]
+    assert await journal.asking("c2", 9) == ["c4"]
+    await journal.append(leases["c1"], [decided])
+    await journal.append(leases["c2"], [decided])
+    assert await journal.asking("", 9) == ["c1", "c4"]
+    await journal.purge(leases["c4"], [tombstone(1), tombstone(2)], ["r4"], whole=True)
+    assert await journal.asking("", 9) == ["c1"]
 
 
 def tombstone(seq: int, of: str = "response_accepted") -> Recorded:

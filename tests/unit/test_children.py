@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.agents import Agents, resolve
 from orchestrator.api.approvals import waiting_calls
+from orchestrator.api.waiting import waiting_in
 from orchestrator.journal.base import JournalFull, Lease, ResponseRef
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.loop.events import (
@@ -31,6 +32,7 @@ from orchestrator.tools.base import tool
 from orchestrator.tools.children import agent_tools, ids_of
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.worker import Worker
+from router.tenants import OPEN
 from serving.config import AgentConfig, Prices
 from serving.errors import ConfigError
 
@@ -196,6 +198,12 @@ async def test_a_child_that_waits_for_a_person_makes_its_caller_ask_and_go_on_af
         await worker.run("c")
         (asked,) = await office.waiting()
         assert office.sold == []
+        # It is one question, whoever lists what waits.
+        assert await office.journal.asking("", 9) == ["c", CHILD.conversation]
+        (shown,) = waiting_in("c", await office.journal.read("c"), OPEN)
+        assert (shown["id"], shown["name"], shown["agent"]) == (asked, "sell", "boss@1")
+        below = await office.journal.read(CHILD.conversation)
+        assert waiting_in(CHILD.conversation, below, OPEN) == []
         await office.ask(worker, decides(asked), response_id="r2")
         await worker.run("c")
     assert office.sold == ["bell"]
