@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.percentile import percentile
+from benchmarks.harness.stats import percentile
 from benchmarks.routing_world import MODEL, World
 from benchmarks.virtual_time import in_virtual_time
 from router.health import Health

@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib as mpl
-
 from benchmarks.gateway_doors import OURS
 from benchmarks.gateway_speed import Figures
-
-mpl.use("Agg")
-
-from matplotlib import pyplot as plt
+from benchmarks.harness.show import ours_in_colour, picture
 
 _PANELS = (
     ("one client: whole answer, µs", (("p50", "answer_p50_us"), ("p99", "answer_p99_us"))),
@@ -25,22 +20,19 @@ _PANELS = (
 def draw(figures: Mapping[str, Figures], path: Path) -> None:
     """Write the picture; `direct`, the engine without anyone before it, is left out."""
     doors = [name for name in figures if name != "direct"]
-    fig, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
-    for axis, (title, fields) in zip(axes.flat, _PANELS, strict=True):
-        height = 0.8 / len(fields)
-        for k, (label, field) in enumerate(fields):
-            values = [getattr(figures[name], field) or 0.0 for name in doors]
-            places = [i + k * height for i in range(len(doors))]
-            colours = ["tab:orange" if name == OURS else "tab:blue" for name in doors]
-            bars = axis.barh(
-                places, values, height * 0.92, color=colours, alpha=1.0 if k == 0 else 0.45
-            )
-            axis.bar_label(bars, [f"{v:,.0f} {label}" for v in values], padding=3, fontsize=8)
-        axis.set_yticks([i + (len(fields) - 1) * height / 2 for i in range(len(doors))], doors)
-        axis.invert_yaxis()
-        axis.margins(x=0.28)
-        axis.set_title(title, fontsize=10)
-        axis.spines[["top", "right"]].set_visible(False)
-    fig.suptitle("Forwarding 20 KB chat requests to the same trivial engine", fontsize=11)
-    fig.savefig(path, dpi=130)
-    plt.close(fig)
+    title = "Forwarding 20 KB chat requests to the same trivial engine"
+    with picture(path, 2, 2, size=(11, 7), title=title, dpi=130) as panels:
+        for panel, (about, fields) in zip(panels, _PANELS, strict=True):
+            height = 0.8 / len(fields)
+            for k, (label, field) in enumerate(fields):
+                values = [getattr(figures[name], field) or 0.0 for name in doors]
+                places = [i + k * height for i in range(len(doors))]
+                colours = ours_in_colour(doors, OURS)
+                bars = panel.barh(
+                    places, values, height * 0.92, color=colours, alpha=1.0 if k == 0 else 0.45
+                )
+                panel.bar_label(bars, [f"{v:,.0f} {label}" for v in values], padding=3, fontsize=8)
+            panel.set_yticks([i + (len(fields) - 1) * height / 2 for i in range(len(doors))], doors)
+            panel.invert_yaxis()
+            panel.margins(x=0.28)
+            panel.set_title(about, fontsize=10)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from benchmarks import gateway_client as clients
 from benchmarks.gateway_doors import Door
-from benchmarks.percentile import percentile
+from benchmarks.harness.stats import percentile
 
 BODY_BYTES = 20_000
 SESSIONS = 64

@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.engines import PATIENCE, engine, model_of
+from benchmarks.harness.run import Run
+from benchmarks.harness.stats import paired
 from serving.protocol import CHAT
 
 BAR = 0.95
@@ -115,13 +115,6 @@ async def measure(
     return pairs
 
 
-def interval(values: Sequence[float], draws: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of the median."""
-    chance = random.Random(7)
-    medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(draws))
-    return medians[int(0.025 * draws)], medians[int(0.975 * draws)]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/cpu-small.yaml"))
@@ -129,7 +122,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every pair there")
     options = parser.parse_args()
-    console = Console()
+    console, run = Console(), Run("grammar_cost", options)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("asking", total=options.rounds * len(BATCHES))
         pairs = asyncio.run(
@@ -140,12 +133,11 @@ def main() -> int:
         table.add_column(column, justify="right")
     reached = True
     for batch, of_batch in pairs.items():
-        ratios = [grammar / free for free, grammar in of_batch]
-        low, high = interval(ratios)
-        median = statistics.median(ratios)
-        reached &= median >= BAR
-        free, grammar = (statistics.median(side) for side in zip(*of_batch, strict=True))
-        row = (f"{free:.1f}/s", f"{grammar:.1f}/s", f"{median:.3f}", f"{low:.3f} to {high:.3f}")
+        free, grammar = zip(*of_batch, strict=True)
+        ratio = paired(grammar, free)
+        reached &= ratio.value >= BAR
+        rates = (f"{statistics.median(side):.1f}/s" for side in (free, grammar))
+        row = (*rates, f"{ratio.value:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}")
         table.add_row(str(batch), *row)
     console.print(table)
     console.print(
@@ -154,7 +146,7 @@ def main() -> int:
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     )
     if options.json:
-        options.json.write_text(json.dumps(pairs, indent=2) + "\n", encoding="utf-8")
+        run.write(options.json, pairs)
     return 0 if reached else 1
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -30,12 +29,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from benchmarks import orchestrator_plot as plot
-from benchmarks.gateway import Bar
+from benchmarks.harness.bars import Bar
+from benchmarks.harness.run import ROOT, Run, conclude
+from benchmarks.harness.show import console as console_of
+from benchmarks.harness.show import table
 
-ROOT = Path(__file__).parents[1]
 RIVALS_PYTHON = ROOT / ".venv-rivals" / "bin" / "python"
 OURS = "warmloop"
 RIVALS = {
@@ -96,7 +96,7 @@ def one_run(name: str, shape: Shape) -> Figures:
     )
 
 
-def run_steps(console: Console, options: argparse.Namespace) -> list[Bar]:
+def run_steps(console: Console, options: argparse.Namespace, run: Run) -> list[Bar]:
     rivals = list(RIVALS) if RIVALS_PYTHON.exists() else []
     if not rivals:
         console.print(f"not installed, and left out: {', '.join(RIVALS)} (scripts/setup rivals)")
@@ -125,18 +125,16 @@ def run_steps(console: Console, options: argparse.Namespace) -> list[Bar]:
     for label, figures in found.items():
         _print_steps(console, label, figures)
     plot.draw(found, options.out / "orchestrator-steps.png")
-    written = {
-        label: {n: list(map(asdict, r)) for n, r in by.items()} for label, by in runs.items()
-    }
-    _write(options.out / "orchestrator-steps.json", written)
     ours, graph = found[many][OURS], found[many].get("langgraph")
     times = ours.steps_per_s / graph.steps_per_s if graph else None
-    return [
+    bars = [
         Bar(f"CPU a durable step, {many}, ms", ours.cpu_ms_per_step, 0.15),
         Bar("CPU a durable step, one session, ms", found[alone][OURS].cpu_ms_per_step, 0.15),
         Bar(f"steps/s, {many}", ours.steps_per_s, 5000, at_most=False),
         Bar(f"steps/s, {many}, ÷ LangGraph's", times, 10, at_most=False),
     ]
+    run.write(options.out / "orchestrator-steps.json", runs, bars)
+    return bars
 
 
 def median(runs: Sequence[Figures]) -> Figures:
@@ -146,36 +144,32 @@ def median(runs: Sequence[Figures]) -> Figures:
 
 
 def _print_steps(console: Console, label: str, found: Mapping[str, Figures]) -> None:
-    table = Table(title=f"Durable steps, {label} (median of the rounds)")
-    for column in ("loop", "CPU ms/step", "steps/s", "CPU ms/response"):
-        table.add_column(column, justify="left" if column == "loop" else "right")
-    for name, each in found.items():
-        table.add_row(
+    rows = [
+        (
             name,
             f"{each.cpu_ms_per_step:.3f}",
             f"{each.steps_per_s:,.0f}",
             f"{each.cpu_ms_per_response:.2f}",
         )
-    console.print(table)
+        for name, each in found.items()
+    ]
+    title = f"Durable steps, {label} (median of the rounds)"
+    console.print(table(title, ("loop", "CPU ms/step", "steps/s", "CPU ms/response"), rows))
 
 
-def run_agents(console: Console, options: argparse.Namespace) -> list[Bar]:
+def run_agents(console: Console, options: argparse.Namespace, run: Run) -> list[Bar]:
     found = child("benchmarks.orchestrator_agents", options.sessions, options.turns)
-    table = Table(title=f"{options.sessions:,} agents at once, model 2 s, tool 1 s")
-    for column in ("they begin", "turns", "late p50", "p99", "worst", "CPU of a core"):
-        table.add_column(column, justify="left" if column == "they begin" else "right")
+    rows = []
     for name, each in found.items():
         late = (f"{each[key]:.1f} ms" for key in ("late_p50_ms", "late_p99_ms", "late_max_ms"))
         share = f"{each['cpu_share_of_one_core']:.0%}"
-        table.add_row(name, f"{each['turns']:,}", *late, share)
-    console.print(table)
-    _write(options.out / "orchestrator-agents.json", found)
-    return [Bar("late turns, p99, begun evenly, ms", found["spread"]["late_p99_ms"], 50)]
-
-
-def _write(path: Path, figures: Mapping[str, Any]) -> None:
-    where = {"cpus": os.cpu_count(), "load_1m": os.getloadavg()[0]}
-    path.write_text(json.dumps({**where, **figures}, indent=2) + "\n", encoding="utf-8")
+        rows.append((name, f"{each['turns']:,}", *late, share))
+    title = f"{options.sessions:,} agents at once, model 2 s, tool 1 s"
+    columns = ("they begin", "turns", "late p50", "p99", "worst", "CPU of a core")
+    console.print(table(title, columns, rows))
+    bars = [Bar("late turns, p99, begun evenly, ms", found["spread"]["late_p99_ms"], 50)]
+    run.write(options.out / "orchestrator-agents.json", found, bars)
+    return bars
 
 
 MODES = {"steps": run_steps, "agents": run_agents}
@@ -202,13 +196,9 @@ def main() -> int:
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: at least 1")
     options.out.mkdir(parents=True, exist_ok=True)
-    console = Console()
-    console.width = max(console.width, 100)
-    bars = [bar for what in options.what or MODES for bar in MODES[what](console, options)]
-    for bar in bars:
-        console.print(str(bar), highlight=False)
-    console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; files in {options.out}/")
-    return 1 if any(bar.missed for bar in bars) else 0
+    console, run = console_of(100), Run("orchestrator", options)
+    bars = [bar for what in options.what or MODES for bar in MODES[what](console, options, run)]
+    return conclude(console, bars, options.out)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,8 @@ from rich.console import Console
 
 from benchmarks import replicas_load as load
 from benchmarks.engines import PATIENCE, engine, model_of
+from benchmarks.harness.run import Run
+from benchmarks.harness.stats import by_turns
 from benchmarks.replicas_load import FLEET, Client, Played, Rates, Shape
 from benchmarks.replicas_report import (
     NOISE,
@@ -220,13 +220,10 @@ async def measure(options: argparse.Namespace, console: Console) -> Mapping[str,
             highlight=False,
         )
         bench = Bench(http, door, urls)
-        number = 0
-        for i in range(options.rounds):
-            for policy in PLAYED if i % 2 == 0 else PLAYED[::-1]:
-                number += 1
-                await bench.run(policy, number, shape)
-                played = bench.played[policy][-1]
-                console.print(f"round {i + 1} {policy}: {played.makespan_s:.0f} s")
+        for number, (i, policy) in enumerate(by_turns(options.rounds, PLAYED), 1):
+            await bench.run(policy, number, shape)
+            played = bench.played[policy][-1]
+            console.print(f"round {i + 1} {policy}: {played.makespan_s:.0f} s")
     real = [bench.figures(policy) for policy in PLAYED]
     return {
         "shape": shape,
@@ -253,7 +250,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--png", type=Path, metavar="FILE")
     options = parser.parse_args()
-    console = Console(width=120)
+    console, run = Console(width=120), Run("replicas", options)
     found = asyncio.run(measure(options, console))
     real, rates, shape = found["real"], found["rates"], found["shape"]
     simulated = [
@@ -270,15 +267,15 @@ def main() -> int:
     if not wrong:
         console.print(f"the rankings agree (differences under {NOISE:.0%} are not told apart)")
     if options.json:
-        report = {
-            "rates": asdict(rates),
-            "shape": asdict(shape),
+        figures = {
+            "rates": rates,
+            "shape": shape,
             "capacity_tokens": found["capacity_tokens"],
-            "real": [asdict(f) for f in real],
-            "simulated": [asdict(f) for f in simulated],
+            "real": real,
+            "simulated": simulated,
             "disagreements": wrong,
         }
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        run.write(options.json, figures)
     if options.png:
         picture(real, simulated, options.png)
     return 1 if wrong else 0

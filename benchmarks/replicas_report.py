@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from benchmarks.percentile import percentile
+from benchmarks.harness import show
+from benchmarks.harness.stats import percentile
 
 NOISE = 0.15
 """Two figures of real runs that differ by less than this share are not told apart."""
@@ -62,14 +63,12 @@ def disagreements(real: Sequence[Figures], simulated: Sequence[Figures]) -> list
 
 
 def table(title: str, figures: Sequence[Figures]) -> Table:
-    shown = Table(title=title)
-    columns = ("policy", "hits", "mean TTFT s", "p90 TTFT s", "session s", "makespan s")
-    for name in columns:
-        shown.add_column(name, justify="left" if name == "policy" else "right")
+    rows = []
     for f in figures:
         numbers = (f.mean_ttft_s, f.p90_ttft_s, f.mean_session_s, f.makespan_s)
-        shown.add_row(f.policy, f"{f.hits:.3f}", *(f"{n:.2f}" for n in numbers))
-    return shown
+        rows.append((f.policy, f"{f.hits:.3f}", *(f"{n:.2f}" for n in numbers)))
+    columns = ("policy", "hits", "mean TTFT s", "p90 TTFT s", "session s", "makespan s")
+    return show.table(title, columns, rows)
 
 
 def ranking(figures: Sequence[Figures]) -> str:
@@ -79,24 +78,16 @@ def ranking(figures: Sequence[Figures]) -> str:
 
 def picture(real: Sequence[Figures], simulated: Sequence[Figures], path: Path) -> None:
     """Hits and mean TTFT of each policy, real beside simulated."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.6))
-    panels = (("hits", "prompt tokens found in a cache"), ("mean_ttft_s", "mean TTFT, s"))
-    for axis, (field, title) in zip(axes, panels, strict=True):
-        for offset, (label, found, colour) in enumerate(
-            (("real engines", real, "tab:green"), ("simulated", simulated, "tab:gray"))
-        ):
-            at = [i + 0.4 * offset for i in range(len(found))]
-            bars = axis.bar(at, [getattr(f, field) for f in found], 0.38, label=label, color=colour)
-            axis.bar_label(bars, fmt="%.2f", fontsize=8)
-        axis.set_xticks([i + 0.2 for i in range(len(real))], [f.policy for f in real])
-        axis.set_title(title, fontsize=10)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[1].legend(fontsize=8, loc="upper right")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    shown = (("hits", "prompt tokens found in a cache"), ("mean_ttft_s", "mean TTFT, s"))
+    with show.picture(path, 1, 2, size=(10, 3.6)) as panels:
+        for panel, (field, title) in zip(panels, shown, strict=True):
+            for offset, (label, found, colour) in enumerate(
+                (("real engines", real, "tab:green"), ("simulated", simulated, "tab:gray"))
+            ):
+                at = [i + 0.4 * offset for i in range(len(found))]
+                values = [getattr(f, field) for f in found]
+                bars = panel.bar(at, values, 0.38, label=label, color=colour)
+                panel.bar_label(bars, fmt="%.2f", fontsize=8)
+            panel.set_xticks([i + 0.2 for i in range(len(real))], [f.policy for f in real])
+            panel.set_title(title, fontsize=10)
+        panels[1].legend(fontsize=8, loc="upper right")

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.percentile import percentile
+from benchmarks.harness.stats import percentile
 from benchmarks.routing_scenarios import OURS, Result, Scenario
 
 

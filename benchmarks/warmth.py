@@ -20,7 +20,7 @@ import statistics
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +29,9 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.percentile import percentile
+from benchmarks.harness import show
+from benchmarks.harness.run import Run
+from benchmarks.harness.stats import percentile
 from router.dispatch import Router
 from router.turn import TurnRequest
 from serving import discovery, kv_endpoints, stack_file, weights
@@ -242,13 +244,10 @@ class Size:
 
 
 def table(arms: Sequence[Arm]) -> Table:
-    shown = Table(title="|predicted - reported| cached tokens")
-    columns = ("", "mean", "p90", "max", "within a block", "part gone", "reported", "of prompt")
-    for column in columns:
-        shown.add_column(column, justify="left" if not column else "right")
+    rows = []
     for arm in arms:
         f = arm.figures()
-        shown.add_row(
+        row = (
             arm.name,
             f"{f['mean_error_tokens']:.1f}",
             f"{f['p90_error_tokens']:.0f}",
@@ -258,30 +257,25 @@ def table(arms: Sequence[Arm]) -> Table:
             f"{f['mean_reported_tokens']:.0f}",
             f"{f['mean_prompt_tokens']:.0f}",
         )
-    return shown
+        rows.append(row)
+    columns = ("", "mean", "p90", "max", "within a block", "part gone", "reported", "of prompt")
+    return show.table("|predicted - reported| cached tokens", columns, rows)
 
 
 def picture(arms: Sequence[Arm], path: Path) -> None:
     """Predicted over reported, one panel an arm: what is known exactly lies on the line."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(arms), figsize=(3.4 * len(arms), 3.6), sharey=True)
     most = max(max(t.predicted, t.reported) for arm in arms for t in arm.turns) + 50
-    for axis, arm in zip(axes, arms, strict=True):
-        axis.plot([0, most], [0, most], color="tab:gray", linewidth=0.8)
-        colour = "tab:green" if arm.events else "tab:orange"
-        reported = [turn.reported for turn in arm.turns]
-        axis.scatter(reported, [turn.predicted for turn in arm.turns], s=9, color=colour)
-        mean = arm.figures()["mean_error_tokens"]
-        axis.set_title(f"{arm.name}\nmean error {mean:.1f} tokens", fontsize=9)
-        axis.set_xlabel("reported")
-    axes[0].set_ylabel("predicted cached tokens")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    size = (3.4 * len(arms), 3.6)
+    with show.picture(path, 1, len(arms), size=size, share_y=True, dpi=110) as panels:
+        for panel, arm in zip(panels, arms, strict=True):
+            panel.plot([0, most], [0, most], color="tab:gray", linewidth=0.8)
+            colour = "tab:green" if arm.events else "tab:orange"
+            reported = [turn.reported for turn in arm.turns]
+            panel.scatter(reported, [turn.predicted for turn in arm.turns], s=9, color=colour)
+            mean = arm.figures()["mean_error_tokens"]
+            panel.set_title(f"{arm.name}\nmean error {mean:.1f} tokens", fontsize=9)
+            panel.set_xlabel("reported")
+        panels[0].set_ylabel("predicted cached tokens")
 
 
 async def measured(kind: str, size: Size, console: Console) -> list[Arm]:
@@ -304,17 +298,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--png", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
-    console = Console(width=110)
+    console, run = Console(width=110), Run("warmth", options)
     size = Size(options.sessions, options.turns)
     arms = asyncio.run(measured(options.engine, size, console))
     console.print(table(arms))
     if options.json:
-        said = {
-            "engine": options.engine,
-            **asdict(size),
-            "arms": {arm.name: arm.figures() for arm in arms},
-        }
-        options.json.write_text(json.dumps(said, indent=1) + "\n")
+        run.write(options.json, {arm.name: arm.figures() for arm in arms})
     if options.png:
         picture(arms, options.png)
     # With events the error is what rounding to blocks, and an answer's own tokens, leave.
