@@ -1,4 +1,4 @@
-"""The `warmloop` command: up, run, status, approvals, approve, journal, restart, logs, keys, down.
+"""The `warmloop` command: up, run, status, approvals, approve, journal, logs, bench, down and more.
 
 Errors that a person can mend are one line on stderr, never a trace: exit code 2 for bad input,
 1 for a stack that failed.
@@ -20,6 +20,7 @@ from rich.markup import escape
 
 from orchestrator import supervisor
 from orchestrator.commands import approve as approve_cli
+from orchestrator.commands import bench as benches
 from orchestrator.commands import console as views
 from orchestrator.commands import engine_logs as engine_log_view
 from orchestrator.commands import journal as journal_cli
@@ -217,6 +218,26 @@ def lint(
     if found:
         raise typer.Exit(1)
     err.print(f"{agent}: nothing that would break the cache", highlight=False)
+
+
+# What comes after the name is the benchmark's own, --help included.
+@app.command(
+    context_settings={
+        "help_option_names": [],
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+    }
+)
+def bench(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[NAME] [ARGUMENTS]...")] = None,
+) -> None:
+    """Measure something; without a name, the list of what can be measured."""
+    name, *arguments = words or [""]
+    if name in ("", "-h", "--help"):
+        benches.show(out)
+        return
+    if code := benches.run(name, arguments):
+        raise typer.Exit(code)
 
 
 @app.command()
