@@ -335,6 +335,8 @@ class Writer:
                 self._execute(ADD_EVENTS[size], rows[at : at + 3 * size])
                 at += 3 * size
                 left -= size
+            if not left:
+                break
 
     def _sync(self, durable: bool) -> None:
         if durable != self._synced:

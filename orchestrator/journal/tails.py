@@ -21,11 +21,11 @@ EVENT_BYTES = 256
 
 
 class _Tail:
-    __slots__ = ("entries", "first", "size")
+    __slots__ = ("events", "first", "size")
 
     def __init__(self, first: int) -> None:
         self.first = first
-        self.entries: list[Recorded] = []
+        self.events: list[AnyEvent] = []
         self.size = 0
 
 
@@ -44,10 +44,10 @@ class Tails:
     ) -> None:
         """These events are stored, the first of them at seq `first`."""
         tail = self._tails.get(conversation)
-        if tail is None or tail.first + len(tail.entries) != first:
+        if tail is None or tail.first + len(tail.events) != first:
             self._drop(conversation)
             tail = self._tails[conversation] = _Tail(first)
-        tail.entries += map(Recorded, range(first, first + len(events)), events)
+        tail.events += events
         size = payload_bytes + EVENT_BYTES * len(events)
         tail.size += size
         self._size += size
@@ -64,7 +64,8 @@ class Tails:
         tail = self._tails.get(conversation)
         if tail is None or after + 1 < tail.first:
             return None
-        return tail.entries[after + 1 - tail.first :]
+        news = tail.events[after + 1 - tail.first :]
+        return list(map(Recorded, range(after + 1, after + 1 + len(news)), news))
 
     def forget(self, conversation: str) -> None:
         """What is in memory of it is not true any more; who waits for it goes on waiting."""
@@ -73,7 +74,7 @@ class Tails:
     def tell(self, conversation: str, seq: int) -> None:
         """Somebody else has written to it, up to `seq`."""
         tail = self._tails.get(conversation)
-        if tail is not None and tail.first + len(tail.entries) - 1 < seq:
+        if tail is not None and tail.first + len(tail.events) - 1 < seq:
             self._drop(conversation)
         self._wake(conversation)
 
@@ -90,7 +91,7 @@ class Tails:
     def last(self, conversation: str) -> int | None:
         """The newest seq; None when the store must be asked."""
         tail = self._tails.get(conversation)
-        return tail.first + len(tail.entries) - 1 if tail else None
+        return tail.first + len(tail.events) - 1 if tail else None
 
     async def wait(
         self, conversation: str, timeout_s: float, clock: Clock, look: Look | None = None
@@ -119,9 +120,9 @@ class Tails:
 
     def _halve(self, tail: _Tail) -> None:
         # Half at a time, so that a long log costs O(1) an event.
-        kept = len(tail.entries) // 2
-        tail.first += len(tail.entries) - kept
-        tail.entries = tail.entries[-kept:] if kept else []
+        kept = len(tail.events) // 2
+        tail.first += len(tail.events) - kept
+        tail.events = tail.events[-kept:] if kept else []
         self._size -= tail.size - tail.size // 2
         tail.size //= 2
 

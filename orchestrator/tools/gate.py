@@ -29,7 +29,8 @@ class ToolGate:
 
     async def __aenter__(self) -> None:
         """Wait for a call's turn. Raises ToolError while the breaker is open."""
-        self._pass_breaker()
+        if self._open_until:
+            self._pass_breaker()
         try:
             if self._limits.per_minute:
                 await self._wait_for_rate(self._limits.per_minute)
@@ -56,8 +57,6 @@ class ToolGate:
             self._open_until = self._clock.now() + self._limits.breaker_open_s
 
     def _pass_breaker(self) -> None:
-        if not self._open_until:
-            return
         left_s = self._open_until - self._clock.now()
         if left_s > 0 or self._probing:
             raise ToolError(

@@ -147,11 +147,13 @@ class ToolRunner:
         await self._book.flush()
         self.start_prepared()
         alone = not self._running and not self._guesses and step.due is None
-        if len(begun) == 1 and alone:
+        if len(begun) == 1 and alone and not begun[0].is_lookup:
             # Most turns have one call: no need of a task for it.
-            value = await self._effects.run(self._work(begun[0]))
-            if value is not None:
-                self._ended(run, begun[0], value[0])
+            only = begun[0]
+            tools = self._agent.tools
+            ran = await self._effects.run(tools.run(only.ready, only.context, self._limits))
+            if ran is not None:
+                self._ended(run, only, ran)
             return
         for each in begun:
             self._start(each)

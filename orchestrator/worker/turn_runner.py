@@ -105,10 +105,9 @@ class TurnRunner:
         changed = self._changed(run)
         if run.last is not None:
             changed = without_tools(self._agent.settings, changed)
-        body = prompt.body(changed)
         await self._book.flush()
         turn = ModelTurn(
-            body,
+            prompt.body(changed),  # not before: a thousand of them need not wait for the disk
             self._book.lease.conversation,
             turn_id(run.response_id, step.step, step.attempt),
             turn_type,

@@ -58,7 +58,7 @@ def without_tools(settings: Mapping[str, Any], changed: Mapping[str, Any]) -> di
 def is_forced(request: Mapping[str, Any]) -> bool:
     """Does `tool_choice` differ between a response's first turn and the others?"""
     choice = request.get("tool_choice")
-    return choice == "required" or isinstance(choice, Mapping)
+    return choice is not None and (choice == "required" or isinstance(choice, Mapping))
 
 
 def _tools(
