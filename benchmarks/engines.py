@@ -19,10 +19,10 @@ from tempfile import TemporaryDirectory
 
 import aiohttp
 
-from router import api, server
-from router.auto import AutoTurns
 from router.dispatch import Router
-from router.tier_history import History
+from router.http import api, server
+from router.tiers.auto import AutoTurns
+from router.tiers.history import History
 from serving import discovery, stack_file, weights
 from serving.config import DEFAULT_PARSER, ModelConfig, StackConfig
 from serving.engines import adapter_for

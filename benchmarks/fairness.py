@@ -29,9 +29,9 @@ from typing import Any
 from benchmarks.harness.stats import percentile
 from benchmarks.routing_world import MODEL, World
 from benchmarks.virtual_time import in_virtual_time
-from router.health import Health
-from router.scheduler import Claim, Scheduler
-from router.tenants import OPEN, Tenant
+from router.placing.health import Health
+from router.placing.scheduler import Claim, Scheduler
+from router.tenancy.tenants import OPEN, Tenant
 from router.turn import TurnRequest
 from serving.config import FrontConfig, SimulatorConfig
 from serving.errors import RequestError

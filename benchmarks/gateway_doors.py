@@ -33,9 +33,10 @@ from fastapi import FastAPI
 
 from benchmarks.gateway_client import chat_request, connect
 from benchmarks.gateway_engine import CHAT_PATH, MODEL
-from router import api, logs
-from router import server as serve
+from router import logs
 from router.dispatch import Router
+from router.http import api
+from router.http import server as serve
 from serving.config import StackConfig
 from serving.discovery import StaticTable
 from serving.engines.ports import free_port

@@ -44,9 +44,9 @@ from benchmarks.routing_synthetic import Numbers
 from benchmarks.routing_workload import Message, Recorder, Workload
 from benchmarks.routing_world import Outcome, Plan, Stage, World
 from benchmarks.virtual_time import in_virtual_time
-from router import api, server
 from router.dispatch import Router
-from router.peer_memory import Room
+from router.http import api, server
+from router.peers.memory import Room
 from serving import discovery
 from serving.config import ModelConfig, SimulatorConfig, StackConfig
 from serving.engines import adapter_for

@@ -20,7 +20,7 @@ from benchmarks.routing_ours import Bodies, Ours
 from benchmarks.routing_workload import Message, Session, Turn
 from benchmarks.routing_world import MODEL, Arrival, World
 from benchmarks.virtual_time import in_virtual_time
-from router.peer_memory import Room
+from router.peers.memory import Room
 from serving.config import SimulatorConfig
 from serving.protocol import CHAT, Usage
 from serving.router_config import RouterConfig, WarmthConfig

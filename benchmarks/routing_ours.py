@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from benchmarks.routing_workload import Message
 from benchmarks.routing_world import MODEL, Arrival, World
-from router.health import Health
-from router.peer_memory import Room
-from router.scheduler import Claim, Scheduler, Slot
+from router.peers.memory import Room
+from router.placing.health import Health
+from router.placing.scheduler import Claim, Scheduler, Slot
 from router.turn import TurnRequest
 from serving.protocol import CHAT, COMPLETIONS, Usage, parse
 from serving.router_config import RouterConfig

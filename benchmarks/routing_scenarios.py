@@ -28,7 +28,7 @@ from benchmarks.routing_workload import (
 )
 from benchmarks.routing_world import Outcome, Plan, Policy, Stage, World
 from benchmarks.virtual_time import in_virtual_time
-from router.peer_memory import Room
+from router.peers.memory import Room
 from serving.config import SimulatorConfig
 
 PREFILL_TOKENS_PER_S = 10_000.0

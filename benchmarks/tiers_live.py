@@ -22,7 +22,7 @@ import aiohttp
 
 from benchmarks.engines import PATIENCE, engine, front_door, model_of
 from benchmarks.tiers_questions import Checked, all_questions
-from router.tier_history import History, Kind
+from router.tiers.history import History, Kind
 from serving.config import ModelConfig, Prices
 from serving.protocol import CHAT
 from serving.router_config import TiersConfig

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from statistics import mean
 
 from benchmarks.tiers_answers import OUTPUT_TOKENS, Answered
-from router import tier_policy
-from router.tier_history import History, Kind
-from router.tier_policy import Candidate, Case, Floor
-from router.tier_prices import Course, Quote
+from router.tiers import policy as tier_policy
+from router.tiers.history import History, Kind
+from router.tiers.policy import Candidate, Case, Floor
+from router.tiers.prices import Course, Quote
 from serving.config import Prices
 from serving.router_config import TiersConfig
 from serving.table import Tier
@@ -102,7 +102,7 @@ def case(
     *,
     explores: bool = False,
 ) -> Case:
-    """A first turn, as `router.tier_case` makes it."""
+    """A first turn, as `router.tiers.case` makes it."""
     quote = Quote(question.prompt_tokens, 0)
     standing = history.standing(_kind(question))
     output = standing.output_tokens if standing.measured else knobs.output_tokens

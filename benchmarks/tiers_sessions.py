@@ -23,14 +23,14 @@ from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 
-from router.auto import AutoTurns
 from router.content import Content
 from router.dispatch import Router
-from router.fleet import Fleet
 from router.identity import Sessions
 from router.logs import TurnRecord
-from router.tier_prices import Quote
-from router.tiers import note
+from router.placing.fleet import Fleet
+from router.tiers.auto import AutoTurns
+from router.tiers.prices import Quote
+from router.tiers.turn_types import note
 from router.turn import Decision, Dispatched, TurnRequest
 from serving.config import Prices, StackConfig
 from serving.errors import ConfigError

@@ -21,8 +21,8 @@ from orchestrator.tools import children
 from orchestrator.tools.base import Tool
 from orchestrator.tools.loader import load
 from orchestrator.tools.toolbox import Toolbox
-from router.access import visible
-from router.tenants import OPEN, Tenant
+from router.tenancy.access import visible
+from router.tenancy.tenants import OPEN, Tenant
 from serving import reply
 from serving.config import AgentConfig, AgentLimits, StackConfig
 from serving.context_config import ContextConfig

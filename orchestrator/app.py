@@ -33,13 +33,14 @@ from orchestrator.worker.guard_metrics import GuardMetrics
 from orchestrator.worker.journal_metrics import JournalMetrics
 from orchestrator.worker.run_metrics import RunMetrics
 from orchestrator.worker.worker import Worker
-from router import api, peer_http
-from router.access import Access
-from router.adapter_keeper import Keeper
-from router.adapter_set import KnownAdapters
-from router.adapters import Adapters, adapter_routes
-from router.auto import AutoTurns
+from router.adapters.adapter_set import KnownAdapters
+from router.adapters.keeper import Keeper
+from router.adapters.routes import Adapters, adapter_routes
 from router.dispatch import Router
+from router.http import api
+from router.peers import http as peer_http
+from router.tenancy.access import Access
+from router.tiers.auto import AutoTurns
 from serving import discovery
 from serving.config import ModelConfig, StackConfig
 from serving.discovery import other_fronts

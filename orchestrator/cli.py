@@ -27,7 +27,7 @@ from orchestrator.commands import journal as journal_cli
 from orchestrator.commands import keys as keys_cli
 from orchestrator.commands import lint as linting
 from orchestrator.commands import mcp as mcp_cli
-from router.access import exposed
+from router.tenancy.access import exposed
 from serving import commands, stack_file
 from serving.config import StackConfig
 from serving.errors import ConfigError, EngineError, WarmloopError

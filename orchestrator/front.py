@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 from orchestrator.app import create_app
-from router import logs, server
-from router.access import exposed
+from router import logs
+from router.http import server
+from router.tenancy.access import exposed
 from serving import stack_file
 from serving.errors import WarmloopError
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from router.tenants import OPEN, Tenant
+from router.tenancy.tenants import OPEN, Tenant
 from router.turn import Decision, TurnRequest, Turns, Urgency
 from serving.errors import RateLimited, RequestError, Unavailable, UpstreamError, WarmloopError
 from serving.protocol import CHAT, SseSplitter

@@ -20,17 +20,19 @@ from typing import Any
 
 import msgspec
 
-from router import engine_order, isolation, rewrites
 from router.catalogue import NOT_READY_RETRY_S, Catalogue, not_ready
-from router.continued import prepare
 from router.course import Course
-from router.fleet import wire_name
-from router.forward import Forwarder, Upstream
-from router.health import Clock, Health
-from router.http1 import Cause, Failed
+from router.http import rewrites
+from router.http.forward import Forwarder, Upstream
+from router.http.http1 import Cause, Failed
 from router.metrics import Metrics
-from router.retry_budget import RetryBudget
-from router.scheduler import Placed, Slot
+from router.placing import engine_order
+from router.placing.fleet import wire_name
+from router.placing.health import Clock, Health
+from router.placing.retry_budget import RetryBudget
+from router.placing.scheduler import Placed, Slot
+from router.streams.continued import prepare
+from router.tenancy import isolation
 from serving.errors import RequestError, Unavailable, UpstreamError, UpstreamTimeout
 from serving.protocol import MESSAGES
 from serving.router_config import RouterConfig

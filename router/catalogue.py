@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from router import tiers
-from router.access import visible
-from router.adapter_set import KnownAdapters
-from router.fleet import Fleet
-from router.tenants import Tenant
+from router.adapters.adapter_set import KnownAdapters
+from router.placing.fleet import Fleet
+from router.tenancy.access import visible
+from router.tenancy.tenants import Tenant
+from router.tiers import turn_types as tiers
 from serving.config import StackConfig
 from serving.errors import NotFound, Unavailable
 from serving.sections import nearest

@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from router import logs
-from router.answer import Answer
-from router.claim import Claim, Placed
-from router.continuation import Continuation, Rest
-from router.continued import Outcome, continued
-from router.forward import Upstream
-from router.health import Trial
-from router.http1 import Failed
-from router.limits import Hold
-from router.sent import Sent
-from router.slot import Slot
-from router.tool_plan import ToolPlan
+from router.calls.plan import ToolPlan
+from router.http.answer import Answer
+from router.http.forward import Upstream
+from router.http.http1 import Failed
+from router.placing.claim import Claim, Placed
+from router.placing.health import Trial
+from router.placing.slot import Slot
+from router.streams.continuation import Continuation, Rest
+from router.streams.continued import Outcome, continued
+from router.streams.sent import Sent
+from router.tenancy.limits import Hold
 from router.turn import TurnRequest
 from serving.errors import RequestError, UpstreamError, UpstreamTimeout
 from serving.protocol import AnyAsk, Usage

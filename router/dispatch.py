@@ -22,31 +22,33 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
-from router import isolation, logs, media, tiers
-from router.adapter_set import KnownAdapters
-from router.answer import Answer
+from router import logs, media
+from router.adapters.adapter_set import KnownAdapters
 from router.attempts import Attempts
+from router.calls.again import Again
+from router.calls.answer import ToolAnswer
+from router.calls.plan import ToolPlan, ToolPlans
+from router.calls.whole import checked_whole
 from router.catalogue import Catalogue
 from router.content import Content
 from router.course import Course
-from router.deadlines import until
-from router.forward import Forwarder, Upstream
-from router.health import Clock, Health
-from router.http1 import Cause
+from router.http.answer import Answer
+from router.http.forward import Forwarder, Upstream
+from router.http.http1 import Cause
 from router.identity import Identity
-from router.kv_listeners import KvListeners
-from router.limits import Hold, Limits
+from router.kv.listeners import KvListeners
 from router.metrics import Metrics
-from router.retry_budget import RetryBudget
-from router.scheduler import Claim, Placed, Scheduler, Slot
-from router.sent import Sent
-from router.sent_messages import SentMessages
-from router.tenants import OPEN
-from router.tier_prices import Quote
-from router.tool_again import Again
-from router.tool_answer import ToolAnswer
-from router.tool_plan import ToolPlan, ToolPlans
-from router.tool_whole import checked_whole
+from router.placing.health import Clock, Health
+from router.placing.retry_budget import RetryBudget
+from router.placing.scheduler import Claim, Placed, Scheduler, Slot
+from router.streams.sent import Sent
+from router.streams.sent_messages import SentMessages
+from router.tenancy import isolation
+from router.tenancy.deadlines import until
+from router.tenancy.limits import Hold, Limits
+from router.tenancy.tenants import OPEN
+from router.tiers import turn_types as tiers
+from router.tiers.prices import Quote
 from router.turn import Decision, Dispatched, TurnRequest
 from serving.config import StackConfig
 from serving.errors import DeadlineExceeded, Overloaded, RequestError

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import msgspec
 
 from router.logs import TurnRecord
-from router.tenants import OPEN, Tenant
+from router.tenancy.tenants import OPEN, Tenant
 from serving.router_config import TurnType
 
 if TYPE_CHECKING:

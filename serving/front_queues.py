@@ -1,6 +1,6 @@
 """What waits in the front doors, by model: the queue that engines do not see.
 
-A front door gives an engine no more prefill than it can soon begin (`router.pool`), so under load
+A front door gives an engine no more prefill than can soon begin (`router.placing`), so under load
 that prefill bounds, the engines' own queues stay short, and only the front doors know who waits.
 
     front door ── a line a second ──▶ its feed ──▶ directory ──▶ replicas ──▶ autoscale

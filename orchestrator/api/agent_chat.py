@@ -24,7 +24,7 @@ from orchestrator.api.inbound import validate
 from orchestrator.api.intake import Caller, Intake
 from orchestrator.api.responses import Runs
 from orchestrator.journal.base import Journal, JournalFull
-from router.deadlines import until
+from router.tenancy.deadlines import until
 from router.turn import Dispatched, TurnRequest, Turns
 from serving.errors import Unavailable
 from serving.protocol import CHAT

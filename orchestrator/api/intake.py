@@ -37,8 +37,8 @@ from orchestrator.loop.history import items_of, upto
 from orchestrator.loop.machine import fold_all
 from orchestrator.loop.state import State
 from orchestrator.worker.acceptance import Admission, Fits, always
-from router.limits import Limits
-from router.tenants import OPEN, Tenant
+from router.tenancy.limits import Limits
+from router.tenancy.tenants import OPEN, Tenant
 from router.turn import Urgency
 from serving.config import ModelConfig
 from serving.errors import BadRequest, Conflict, NotFound

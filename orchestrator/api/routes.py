@@ -49,8 +49,8 @@ from orchestrator.api.schema import (
 from orchestrator.clock import Clock
 from orchestrator.journal.base import Fenced, Journal, JournalFull
 from orchestrator.tools import trace_context
-from router import deadlines
-from router.access import PURGE, tenant_of
+from router.tenancy import deadlines
+from router.tenancy.access import PURGE, tenant_of
 from serving.config import StackConfig
 from serving.errors import BadRequest, Conflict, TooLarge, Unavailable
 

@@ -16,7 +16,7 @@ from orchestrator.api.approvals import waiting_calls
 from orchestrator.journal.base import Journal, Recorded
 from orchestrator.loop.events import ApprovalRequested, ResponseAccepted
 from orchestrator.loop.machine import fold_all
-from router.tenants import Tenant
+from router.tenancy.tenants import Tenant
 
 PAGE = 100
 """Conversations in one answer."""

@@ -24,7 +24,7 @@ from orchestrator.commands.keys import seconds
 from orchestrator.journal.outside import logs_of
 from orchestrator.journal.stores import open_journal
 from orchestrator.worker import purging
-from router.access import PURGE
+from router.tenancy.access import PURGE
 from serving import stack_file
 from serving.config import StackConfig
 from serving.errors import ConfigError

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from orchestrator import supervisor
 from orchestrator.commands import console as views
-from router.keys import KeyFile
+from router.tenancy.keys import KeyFile
 from serving import stack_file
 from serving.config import StackConfig
 from serving.errors import ConfigError

@@ -6,9 +6,9 @@ the same as vLLM's, and strict tools. Its prefix cache is always on. Where it di
     ready       /ready, after its own warm-up; /health generates a token and is never asked
     load        /v1/loads is of this moment; the gauges in /metrics lag by up to 40 steps, so only
                 the counters are taken from there
-    adapters    routes without /v1, and asked for as `model:adapter` (`router.fleet.wire_name`):
-                every name that it does not know, a bare adapter's too, means the base model
-    errors      not in OpenAI's envelope; `router.answer` puts them into it
+    adapters    routes without /v1, and asked for as `model:adapter` (`router.placing.fleet`): every
+                name that it does not know, a bare adapter's too, means the base model
+    errors      not in OpenAI's envelope; `router.http.answer` puts them into it
     tools       its own grammars end with the first call, and anything may follow; so a program of
                 ours starts it, with our parser in place of its hermes (`tools/sglang_hermes.py`)
 

@@ -38,9 +38,9 @@ from orchestrator.tools.base import tool
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.offers import Offers
 from orchestrator.worker.worker import Worker
-from router import api
-from router import server as serve
 from router.dispatch import Router
+from router.http import api
+from router.http import server as serve
 from router.turn import Decision
 from serving.config import AgentConfig, FrontConfig, StackConfig
 from serving.static_table import StaticTable

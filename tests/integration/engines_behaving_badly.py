@@ -12,9 +12,9 @@ from typing import Any
 import aiohttp
 from fastapi import APIRouter
 
-from router import api
-from router import server as serve
 from router.dispatch import Router
+from router.http import api
+from router.http import server as serve
 from router.turn import Turns
 from serving.table import Engine
 from tests.unit.fakes import FakeTable, engine, stack

@@ -15,11 +15,11 @@ import pytest
 from aiohttp import web
 
 from orchestrator.app import create_app
-from router import api
-from router.adapter_keeper import Keeper
-from router.adapter_set import AdapterFile, AdapterSet, KnownAdapters, Leaving
-from router.adapters import Adapters, adapter_routes
+from router.adapters.adapter_set import AdapterFile, AdapterSet, KnownAdapters, Leaving
+from router.adapters.keeper import Keeper
+from router.adapters.routes import Adapters, adapter_routes
 from router.dispatch import Router
+from router.http import api
 from serving.config import SimulatorConfig, StackConfig
 from serving.simulator import Simulator
 from serving.static_table import StaticTable

@@ -30,7 +30,7 @@ from orchestrator.loop.events import (
     ResponseFinished,
     encode,
 )
-from router.access import OPERATOR_PATHS, PURGE
+from router.tenancy.access import OPERATOR_PATHS, PURGE
 from serving import stack_file
 from serving.config import StackConfig
 from serving.errors import ConfigError

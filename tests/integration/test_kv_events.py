@@ -12,8 +12,8 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from router.kv_events import KvFeed
-from router.kv_wire import AllBlocksCleared, BlockRemoved, BlockStored, Event
+from router.kv.events import KvFeed
+from router.kv.wire import AllBlocksCleared, BlockRemoved, BlockStored, Event
 from serving import kv_endpoints
 from tests.integration.engines_behaving_badly import until
 

@@ -12,9 +12,9 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from router.peer_http import HttpTransport, routes, signer
-from router.peer_news import SECRET_VARIABLE, Signer, Turned
-from router.peers import NEWS, TABLE, Peers
+from router.peers.http import HttpTransport, routes, signer
+from router.peers.news import SECRET_VARIABLE, Signer, Turned
+from router.peers.peers import NEWS, TABLE, Peers
 from serving.errors import ConfigError
 from serving.router_config import PeersConfig
 from tests.integration.engines_behaving_badly import until

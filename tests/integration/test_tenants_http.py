@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from orchestrator.app import create_app
-from router.keys import KeyFile
+from router.tenancy.keys import KeyFile
 from serving.config import SimulatorConfig, StackConfig
 from serving.simulator import Simulator
 from tests.contract.front_door import served

@@ -9,7 +9,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from router.keys import KeyFile
+from router.tenancy.keys import KeyFile
 from serving import stack_file
 from tests.integration.conftest import RealEngine
 from tests.integration.stacks import stack

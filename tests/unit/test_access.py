@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from router.access import OPERATOR_PATHS, Access, exposed, may_look
-from router.keys import KeyFile
-from router.tenants import OPEN
+from router.tenancy.access import OPERATOR_PATHS, Access, exposed, may_look
+from router.tenancy.keys import KeyFile
+from router.tenancy.tenants import OPEN
 from serving.config import StackConfig
 from serving.errors import ConfigError, Forbidden, Unauthorized
 from tests.unit.fakes import stack

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from router.adapter_set import (
+from router.adapters.adapter_set import (
     MAX_LEAVING,
     AdapterFile,
     AdapterSet,

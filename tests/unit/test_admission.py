@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from router.admission import Admission
+from router.placing.admission import Admission
 from serving.errors import RateLimited
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from router.block_tree import BlockTree, Place, found_depth
+from router.kv.block_tree import BlockTree, Place, found_depth
 
 
 def tree(max_blocks: int = 1000, max_anchors: int = 1000) -> BlockTree:

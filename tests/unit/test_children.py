@@ -32,7 +32,7 @@ from orchestrator.tools.base import tool
 from orchestrator.tools.children import agent_tools, ids_of
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.worker import Worker
-from router.tenants import OPEN
+from router.tenancy.tenants import OPEN
 from serving.config import AgentConfig, Prices
 from serving.errors import ConfigError
 

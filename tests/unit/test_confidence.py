@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router import confidence
+from router.tiers import confidence
 from serving.protocol import SseSplitter
 
 FORCED = 0.0

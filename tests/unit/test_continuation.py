@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from router.continuation import Continuation, NotText, Rest, ways_on
-from router.messages_rest import MessagesRest, named
-from router.sent import Sent, Told
-from router.sent_messages import SentMessages
+from router.streams.continuation import Continuation, NotText, Rest, ways_on
+from router.streams.messages_rest import MessagesRest, named
+from router.streams.sent import Sent, Told
+from router.streams.sent_messages import SentMessages
 from serving.protocol import CHAT, COMPLETIONS, MESSAGES
 from tests.unit.test_sent import ROLE, after, delta, event
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from router.deadlines import seconds_of, until, urgency_of
-from router.tenants import OPEN, Tenant
+from router.tenancy.deadlines import seconds_of, until, urgency_of
+from router.tenancy.tenants import OPEN, Tenant
 from serving.errors import BadRequest, DeadlineExceeded
 
 

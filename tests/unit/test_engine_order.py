@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from router.engine_order import ranked
+from router.placing.engine_order import ranked
 from serving.protocol import CHAT, MESSAGES, parse
 from serving.table import EngineKind
 from tests.unit.fakes import engine

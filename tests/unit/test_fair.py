@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.waiting import Fair, Line, Waiting
+from router.placing.waiting import Fair, Line, Waiting
 
 
 def served(fair: Fair, wants: dict[str, float], turns: int) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.agents import Agents
 from orchestrator.prices import PriceList
 from router.dispatch import Router
-from router.fleet import Fleet, wire_name
+from router.placing.fleet import Fleet, wire_name
 from serving.config import Prices
 from tests.unit.fakes import FakeTable, engine, stack
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.health import Health
+from router.placing.health import Health
 from tests.unit.fakes import FakeClock, engine
 
 A, B = engine("a"), engine("b")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from router.identity import Identity, Sessions
-from router.tenants import OPEN, Tenant
+from router.tenancy.tenants import OPEN, Tenant
 from router.turn import TurnRequest
 from serving.protocol import CHAT, COMPLETIONS, MESSAGES, parse
 

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from router import isolation, rewrites
-from router.tenants import OPEN, Tenant
+from router.http import rewrites
+from router.tenancy import isolation
+from router.tenancy.tenants import OPEN, Tenant
 from serving.errors import BadRequest
 from serving.protocol import CHAT, COMPLETIONS, MESSAGES, parse
 from tests.unit.fakes import engine

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.commands.keys import seconds
-from router.keys import Contents, KeyFile, digest
+from router.tenancy.keys import Contents, KeyFile, digest
 from serving.errors import ConfigError
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from router.limits import BYTES_PER_TOKEN, LimitReached, Limits
-from router.tenants import OPEN, Tenant
+from router.tenancy.limits import BYTES_PER_TOKEN, LimitReached, Limits
+from router.tenancy.tenants import OPEN, Tenant
 from serving.errors import UpstreamError
 from serving.protocol import Usage
 from serving.tenancy_config import AdmissionConfig, TenantConfig

@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from router.claim import Claim, Placed
-from router.health import Health
 from router.identity import Identity
-from router.peer_memory import Room
-from router.peer_news import Turned
-from router.scheduler import Scheduler
+from router.peers.memory import Room
+from router.peers.news import Turned
+from router.placing.claim import Claim, Placed
+from router.placing.health import Health
+from router.placing.scheduler import Scheduler
 from serving.protocol import Usage
 from serving.router_config import RouterConfig
 from tests.integration.engines_behaving_badly import until

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from router.peer_http import warn_when_not_alone
-from router.peer_memory import Room
-from router.peer_news import Batch, Signer, Turned, Untrusted
-from router.peers import Peers
+from router.peers.http import warn_when_not_alone
+from router.peers.memory import Room
+from router.peers.news import Batch, Signer, Turned, Untrusted
+from router.peers.peers import Peers
 from serving.directory import Snapshot, encode
 from serving.discovery import RayTable, other_fronts
 from serving.router_config import PeersConfig
@@ -135,7 +135,7 @@ async def test_each_knows_what_the_others_have_under_way() -> None:
 async def test_the_load_of_one_that_died_counts_no_more_after_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("router.peers.LOAD_S", 0.05)
+    monkeypatch.setattr("router.peers.peers.LOAD_S", 0.05)
     async with doors(2) as (one, two):
         two.beliefs.under_way = {"big-0": 100}
         two.peers.tell(turned(1))
@@ -201,7 +201,7 @@ def test_only_who_has_the_secret_is_believed() -> None:
 async def test_without_a_secret_it_is_said_once_that_there_are_others(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("router.peer_http.LOOK_S", 0.001)
+    monkeypatch.setattr("router.peers.http.LOOK_S", 0.001)
     table = RayTable(Path("nothing"))
     ours = {"WARMLOOP_FRONT_URL": "http://a"}
     warned = asyncio.create_task(warn_when_not_alone(lambda: other_fronts(table, ours)))

@@ -6,7 +6,7 @@ from collections import Counter
 
 from msgspec.structs import replace
 
-from router.placement import Choice, Need, Option, choose, weight
+from router.placing.placement import Choice, Need, Option, choose, weight
 from serving.router_config import PlacementConfig
 from tests.unit.fakes import engine
 

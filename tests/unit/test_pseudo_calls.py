@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router import pseudo_calls
-from router.pseudo_calls import Found, PseudoCalls
+from router.calls import pseudo as pseudo_calls
+from router.calls.pseudo import Found, PseudoCalls
 
 CALL = '{"name": "weather", "arguments": {"city": "Rome {}[] \\"x\\" \\\\ ☂"}}'
 ARGUMENTS = {"city": 'Rome {}[] "x" \\ ☂'}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from router.kv_wire import AllBlocksCleared, BlockRemoved, BlockStored
-from router.residency import Held, Residency
+from router.kv.residency import Held, Residency
+from router.kv.wire import AllBlocksCleared, BlockRemoved, BlockStored
 from serving.protocol import Usage
 from serving.router_config import KvEventsConfig
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.retry_budget import RetryBudget
+from router.placing.retry_budget import RetryBudget
 from tests.unit.fakes import FakeClock
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from router.claim import Claim, Placed
-from router.health import Health
 from router.identity import Identity
-from router.scheduler import Scheduler
-from router.slot import Slot
-from router.tenants import Tenant
+from router.placing.claim import Claim, Placed
+from router.placing.health import Health
+from router.placing.scheduler import Scheduler
+from router.placing.slot import Slot
+from router.tenancy.tenants import Tenant
 from serving.errors import RateLimited, Unavailable
 from serving.protocol import Usage
 from serving.router_config import RouterConfig

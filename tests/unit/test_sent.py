@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.http1 import Failed
-from router.sent import Sent
-from router.sent_messages import SentMessages
+from router.http.http1 import Failed
+from router.streams.sent import Sent
+from router.streams.sent_messages import SentMessages
 from serving.protocol import Usage
 
 

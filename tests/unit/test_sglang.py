@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from router.fleet import wire_name
-from router.tool_plan import ToolPlans
+from router.calls.plan import ToolPlans
+from router.placing.fleet import wire_name
 from serving.config import ModelConfig
 from serving.engines import adapter_for, environment, sglang, vllm
 from serving.engines.base import Command, EngineSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.slowness import Slowness
+from router.placing.slowness import Slowness
 
 
 def test_a_replica_is_slow_only_after_some_samples_and_far_below_its_peers() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from router.tier_case import Ledger
-from router.tier_history import History, Kind
-from router.tier_metrics import TierMetrics
-from router.tier_sessions import Answered
+from router.tiers.case import Ledger
+from router.tiers.history import History, Kind
+from router.tiers.metrics import TierMetrics
+from router.tiers.sessions import Answered
 from serving.config import StackConfig
 
 KIND = Kind("agent:desk", "", "tool-call")

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from router.tier_history import History, Kind, Tally
+from router.tiers.history import History, Kind, Tally
 from serving.router_config import TiersConfig
 
 KIND = Kind("agent:desk", "", "tool-call")

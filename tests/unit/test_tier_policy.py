@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from router import tier_policy as policy
-from router.tier_history import Belief, Kind, Standing
-from router.tier_policy import Candidate, Case, Floor, Row
-from router.tier_prices import Course, Quote
+from router.tiers import policy
+from router.tiers.history import Belief, Kind, Standing
+from router.tiers.policy import Candidate, Case, Floor, Row
+from router.tiers.prices import Course, Quote
 from serving.config import Prices
 from serving.router_config import TiersConfig
 from serving.table import Tier

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from router.tier_history import History, Kind
-from router.tier_sessions import Chains
-from router.tier_store import TierStore
+from router.tiers.history import History, Kind
+from router.tiers.sessions import Chains
+from router.tiers.store import TierStore
 from serving.router_config import TiersConfig
 
 KIND = Kind("agent:desk", "", "tool-call")

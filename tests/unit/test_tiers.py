@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router import tiers
+from router.tiers import turn_types as tiers
 from serving.errors import BadRequest
 from serving.protocol import CHAT, MESSAGES, AnyAsk, parse
 from serving.router_config import TURN_TYPES, TurnType

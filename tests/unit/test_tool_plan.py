@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from router.tool_forms import Call
-from router.tool_plan import ToolPlans
+from router.calls.forms import Call
+from router.calls.plan import ToolPlans
 from serving.protocol import CHAT, MESSAGES, parse
 from serving.router_config import ToolsConfig
 from tests.unit.tool_fakes import REPLIES, body, chat_tools, model, plan

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.tool_forms import Call
-from router.tool_plan import ToolPlan
-from router.tool_reader import Arguments, Begin, End, Seen, Text, ToolReader
+from router.calls.forms import Call
+from router.calls.plan import ToolPlan
+from router.calls.reader import Arguments, Begin, End, Seen, Text, ToolReader
 from serving.errors import InvalidToolCall
 from tests.unit.tool_fakes import GUARDED, REPLIES, plan
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from router.warmth import Holdings, Warmth
+from router.placing.warmth import Holdings, Warmth
 
 
 def chain(*names: str) -> list[bytes]:

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from router.access import Access
+from router.http.wire import Exchange, Forwarding
+from router.tenancy.access import Access
 from router.turn import Decision, Dispatched, TurnRequest
-from router.wire import Exchange, Forwarding
 from serving.config import StackConfig
 
 CONFIG = StackConfig.model_validate({"models": {"m": {"engine": "external", "urls": ["http://e"]}}})

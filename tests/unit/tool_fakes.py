@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from router.tool_plan import ToolPlan, ToolPlans
+from router.calls.plan import ToolPlan, ToolPlans
 from serving.config import ModelConfig
 from serving.protocol import CHAT, MESSAGES, parse
 from serving.router_config import ToolsConfig

@@ -1,0 +1,1 @@
+"""Tool calls on their way: planned, read, checked, asked for once more."""

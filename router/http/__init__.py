@@ -1,0 +1,1 @@
+"""HTTP: requests in, bytes to engines and back, refusals."""

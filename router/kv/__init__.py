@@ -1,0 +1,1 @@
+"""What the engines' caches hold, by their own events."""

@@ -1,0 +1,1 @@
+"""What front doors tell each other."""

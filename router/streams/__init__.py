@@ -1,0 +1,1 @@
+"""Streams that are cut, and go on elsewhere."""

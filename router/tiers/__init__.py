@@ -1,0 +1,1 @@
+"""`model: auto`: which model takes a turn, and what comes of it."""
