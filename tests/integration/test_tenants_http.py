@@ -159,6 +159,8 @@ EVERY_ROUTE = [
     ("GET", "/v1/models/big"),
     ("POST", "/v1/tools/check"),
     ("POST", "/v1/warmloop/outcomes"),
+    ("GET", "/v1/warmloop/approvals"),
+    ("POST", "/v1/warmloop/journal/purge"),
     ("POST", "/v1/load_lora_adapter"),
     ("POST", "/v1/unload_lora_adapter"),
     ("GET", "/v1/nothing"),
@@ -223,6 +225,10 @@ async def test_the_operators_routes_are_not_for_tenants(door: Door) -> None:
         assert (status, said["error"]["code"]) == (403, "operator_only")
         status, _ = await door.post("operator", path, body)
         assert status in (400, 404)  # it was heard; the adapter is at fault
+    purge = "/v1/warmloop/journal/purge?older_than_s=86400"
+    status, said = await door.post("acme", purge, {})
+    assert (status, said["error"]["code"]) == (403, "operator_only")
+    assert await door.post("operator", purge, {}) == (200, {"purged": 0})
 
 
 async def test_strangers_see_that_the_stack_lives_and_nothing_more(door: Door) -> None:
