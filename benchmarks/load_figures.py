@@ -61,7 +61,7 @@ class Figures:
     seconds: float
     """The window that is counted."""
     whole_s: float
-    """From the first request's due time to the last one's end."""
+    """From the beginning to the end of the window, or of the last answer where that is later."""
     requests: int
     good: int
     errors: dict[str, int]
@@ -90,6 +90,8 @@ class Figures:
     """How late requests left: the client's own doing."""
     pulse: Spread
     """How late its loop's timers were: it reads as late as that."""
+    cores: float
+    """CPU that the client used: one thread, so that it is full at 1."""
     growth: float
     """Requests due in the second half of the window over those in the first: above 1, the load was
     still growing. NaN where there are too few."""
@@ -115,10 +117,9 @@ def figures(played: Played, objectives: Objectives, warm_up_s: float) -> Figures
     cached = [s for s in told if s.cached_tokens is not None]
     middle_s = warm_up_s + seconds / 2
     early = sum(s.due_s < middle_s for s in counted)
-    first_s = min((s.due_s for s in played.sent), default=0.0)
     return Figures(
         seconds=seconds,
-        whole_s=max((s.end_s for s in played.sent), default=0.0) - first_s,
+        whole_s=max((played.seconds, *(s.end_s for s in played.sent))),
         requests=len(counted),
         good=good,
         errors=dict(Counter(s.error for s in counted if s.error).most_common()),
@@ -144,6 +145,7 @@ def figures(played: Played, objectives: Objectives, warm_up_s: float) -> Figures
         latency=Spread.of(s.latency_s for s in answers),
         lag=Spread.of(s.lag_s for s in counted),
         pulse=Spread.of(played.pulses_s),
+        cores=played.cores,
         growth=(len(counted) - early) / early if early >= _FEW else math.nan,
     )
 
@@ -168,7 +170,7 @@ def doubts(found: Figures, most_lag_s: float, few: int = 20) -> list[str]:
     return said
 
 
-_FEW = 10
+_FEW = 50
 
 
 def _mean(values: Sequence[float]) -> float:

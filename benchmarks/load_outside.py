@@ -1,11 +1,11 @@
 """Load benchmark, beside an outside harness: its report and ours on the same endpoint, in pairs.
 
-    python -m vllm.entrypoints.cli.main bench serve ... --save-result --result-filename theirs.json
+    vllm bench serve ... --save-result --result-filename theirs.json
         --percentile-metrics ttft,tpot,itl,e2el --metric-percentiles 50,90,99
     python -m benchmarks.load --outside vllm-bench theirs.json ... --ours load.json ...
 
-The n-th of ours is held against the n-th of theirs, so measure them by turns. Rates are of answers
-over the whole run, from the first request to the end of the last: that is how the others count.
+The n-th of ours is held against the n-th of theirs, so measure them by turns (`load_beside` does).
+Rates are of answers over the whole run, the end of the last one included: so the others count.
 Judged are medians and rates; tails of a run of some dozen requests are shown.
 """
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,6 +77,8 @@ class Played:
     ended_s: list[float] = field(default_factory=list)
     """When sessions had their last answer."""
     open: int = 0
+    cores: float = 0.0
+    """CPU that this process used, over the time that the run took."""
     said: dict[str, str] = field(default_factory=dict)
     """By error: what the first server that made it said."""
 
@@ -123,7 +126,7 @@ class Player:
         """To its end. `watch` hears of it several times a second."""
         gc.collect()
         gc.freeze()  # what is there stays: the collector need not walk it while time is measured
-        self._began_s = now()
+        self._began_s, cpu_s = now(), time.process_time()
         pulse = asyncio.create_task(self._pulse(watch))
         try:
             async with asyncio.TaskGroup() as group:
@@ -134,6 +137,7 @@ class Player:
             pulse.cancel()
             await asyncio.gather(pulse, return_exceptions=True)
             gc.unfreeze()
+        self.played.cores = (time.process_time() - cpu_s) / self._now_s()
         return self.played
 
     def _now_s(self) -> float:

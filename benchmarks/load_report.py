@@ -51,11 +51,12 @@ def summary(found: Figures, objectives: Objectives) -> list[str]:
         f"tokens    {found.prompt_tokens:,.0f} in a prompt, {cached}; "
         f"{found.output_tokens:,.0f} in an answer",
         f"errors    {errors}",
+        f"client    {found.cores:.2f} of a core",
     ]
     if found.growth > 1.3:
         lines.append(
-            f"the load was still growing (second half ÷ first: {found.growth:.2f}): sessions last "
-            "longer than the warm-up; a longer --warm-up-s and --seconds show the load at its level"
+            f"the load was still growing: {found.growth:.2f} times as much was due in the second "
+            "half as in the first; a longer --warm-up-s and --seconds show it at its level"
         )
     return lines
 
@@ -124,8 +125,8 @@ def draw_run(played: Played, objectives: Objectives, warm_up_s: float, path: Pat
             over_time.scatter(due, ends, s=18, color=BAD, marker="x", label="ended with an error")
         if warm_up_s:
             over_time.axvspan(0, warm_up_s, color="0.92", zorder=0, label="warm-up, not counted")
-        _label(over_time, "due at, s", "s from then", "each request")
-        _label(shares, "s", "share of requests", "that took at most so long")
+        _label(over_time, "due at, s", "s from then", "each request, at its due time")
+        _label(shares, "s", "share of requests", "took at most so long")
         if any(values for _, values, _, _ in kinds):
             over_time.set_ylim(bottom=0)
             shares.set_xlim(left=0)
@@ -160,8 +161,11 @@ def draw_search(
             if knee.low is not None and knee.high is not None:
                 panel.axvspan(knee.low, knee.high, color=OURS, alpha=0.15, label="the knee")
         times.set_yscale("log")
+        times.yaxis.set_major_formatter("{x:g}")
+        times.yaxis.set_minor_formatter("{x:g}")
+        times.tick_params(axis="y", which="both", labelsize=8)
         goods.set_ylim(-0.02, 1.05)
-        _label(goods, "sessions/s", "share of requests", "that met the objectives")
+        _label(goods, "sessions/s", "share of requests", "met the objectives")
         _label(times, "sessions/s", "s from when it was due", "first token")
 
 

@@ -2,7 +2,8 @@
 
 `feed` is told when each piece came, so the same pieces at the same times give the same answer.
 A token is a chunk that holds text, reasoning or a part of a call: the first chunk of most servers
-says only a role, the last ones a reason to stop and the usage.
+says only a role, the last ones a reason to stop and the usage. A model that stops at once, where
+the usage counts what it generated, has answered when it said that it stopped.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Reader:
         self.said = b""
         """The beginning of what is no answer, for people to read."""
         self._splitter = SseSplitter()
-        self._finished = False
+        self._finished_s: float | None = None
         self._error = ""
 
     def feed(self, at_s: float, data: bytes) -> None:
@@ -77,7 +78,7 @@ class Reader:
         try:
             for event in self._splitter.feed(data):
                 if event.data == b"[DONE]":
-                    self._finished = True
+                    self._finish(at_s)
                 else:
                     self._chunk(at_s, _CHUNK.decode(event.data))
         except (msgspec.DecodeError, UnicodeDecodeError, UpstreamError):
@@ -86,8 +87,6 @@ class Reader:
     def _chunk(self, at_s: float, chunk: _Chunk) -> None:
         if chunk.error is not None:
             self._error = IN_STREAM
-        if chunk.usage is not None:
-            self._count(chunk.usage)
         for choice in chunk.choices or ():
             delta = choice.delta
             if delta is not None:
@@ -95,18 +94,27 @@ class Reader:
                     self.text += delta.content
                 if delta.content or delta.reasoning or delta.reasoning_content or delta.tool_calls:
                     self.token_s.append(at_s)
-            self._finished = self._finished or choice.finish_reason is not None
+            if choice.finish_reason is not None:
+                self._finish(at_s)
+        if chunk.usage is not None:
+            self._count(chunk.usage)
+
+    def _finish(self, at_s: float) -> None:
+        if self._finished_s is None:
+            self._finished_s = at_s
 
     def _count(self, usage: _Usage) -> None:
         self.prompt_tokens = usage.prompt_tokens
         self.output_tokens = usage.completion_tokens
         if usage.prompt_tokens_details is not None:
             self.cached_tokens = usage.prompt_tokens_details.cached_tokens
+        if usage.completion_tokens and self._finished_s is not None and not self.token_s:
+            self.token_s.append(self._finished_s)
 
     def error(self) -> str:
         """What was wrong with it, in words that count together; empty: nothing."""
         if self._error:
             return self._error
-        if not self._finished:
+        if self._finished_s is None:
             return CUT
         return "" if self.token_s else NO_TOKENS

@@ -188,6 +188,54 @@ async def test_the_key_the_model_and_the_session_are_sent_and_fields_can_be_take
     assert len({r.transport for r, _ in seen}) == 1  # one connection, kept
 
 
+async def command(url: str, out: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """The whole benchmark, in a thread of its own: its exit code, and its report."""
+    said = ("--url", url, "--out", str(out), "--turns", "1", "--most-lag-s", "1e9", *arguments)
+    code = await asyncio.to_thread(load.main, said)
+    assert (out / "load.png").read_bytes().startswith(b"\x89PNG")
+    report: dict[str, Any] = json.loads((out / "load.json").read_text(encoding="utf-8"))
+    return code, report
+
+
+async def test_a_run_reports_what_was_sent_and_of_what_configuration(tmp_path: Path) -> None:
+    async with listening(Simulator("tiny", 32_768, QUICK).app()) as url:
+        code, report = await command(
+            url, tmp_path, "--rate", "25", "--seconds", "1", "--ttft-s", "1e6", "--seed", "5"
+        )
+    assert code == 0
+    assert report["benchmark"] == "load"
+    assert report["configuration"]["seed"] == 5
+    (run,) = report["figures"]["runs"]
+    assert (run["rate"], run["seed"], run["doubts"]) == (25.0, 5, [])
+    assert (run["figures"]["requests"], run["figures"]["good"]) == (25, 25)
+    assert {"p50", "p90", "p99", "mean"} == {*run["figures"]["ttft"]}
+    assert [bar["missed"] for bar in report["bars"]] == [False]
+
+
+async def test_too_few_requests_are_not_judged(tmp_path: Path) -> None:
+    async with listening(Simulator("tiny", 32_768, QUICK).app()) as url:
+        code, report = await command(url, tmp_path, "--rate", "3", "--seconds", "1")
+    assert code == 1
+    (doubt,) = report["figures"]["runs"][0]["doubts"]
+    assert doubt.startswith("3 requests were counted")
+
+
+@pytest.mark.parametrize(("ttft_s", "side"), [("1e6", "low"), ("1e-9", "high")])
+async def test_a_search_that_runs_out_of_time_says_on_which_side_the_knee_lies(
+    ttft_s: str, side: str, tmp_path: Path
+) -> None:
+    search = ("--find-knee", "--ttft-s", ttft_s, "--rate", "40", "--seconds", "0.1")
+    async with listening(Simulator("tiny", 32_768, QUICK).app()) as url:
+        code, report = await command(
+            url, tmp_path, *search, "--step-requests", "1", "--total-s", "0.3"
+        )
+    assert code == 1
+    assert len(report["figures"]["runs"]) >= 1
+    other = "high" if side == "low" else "low"
+    assert report["figures"]["knee"][side] is not None
+    assert report["figures"]["knee"][other] is None
+
+
 def options(*arguments: str) -> str:
     return load_options.problem(load_options.parser("").parse_args(arguments))
 

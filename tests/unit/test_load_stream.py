@@ -77,6 +77,12 @@ def test_a_server_that_does_not_say_what_was_cached_is_not_taken_for_one_without
     assert read(*WHOLE[:6], event(choices=[], usage=usage), DONE).cached_tokens is None
 
 
+def test_a_model_that_stops_at_once_answered_when_it_stopped() -> None:
+    reader = read(chunk(role="assistant", content=""), chunk("stop"), event(usage=USAGE), DONE)
+    assert reader.error() == ""
+    assert (reader.token_s, reader.text) == ([1.0], "")
+
+
 def test_what_is_wrong_is_named() -> None:
     assert read(*WHOLE[:4]).error() == CUT
     assert read().error() == CUT
