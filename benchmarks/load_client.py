@@ -19,6 +19,7 @@ import httptools
 
 NO_CONNECTION = "no connection"
 LOST = "connection lost"
+NOT_HTTP = "not HTTP"
 TIMED_OUT = "timed out"
 IDLE_S = 1.0
 """Servers close idle connections after some seconds, and a request on one that is just being closed
@@ -72,7 +73,8 @@ class _Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._done: asyncio.Future[None] | None = None
         self._sized = False
-        self._keep = True
+        self._body: list[bytes] = []
+        """Of the bytes that came last."""
         self.open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -82,6 +84,7 @@ class _Connection(asyncio.Protocol):
     async def exchange(self, request: bytes, made: Exchange, sink: Sink) -> None:
         self._exchange, self._sink = made, sink
         self._sized = False
+        self._body.clear()
         self._parser = httptools.HttpResponseParser(self)
         self._done = asyncio.get_running_loop().create_future()
         made.sent_s = now()
@@ -98,7 +101,10 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            self._end("not HTTP")
+            self._end(NOT_HTTP, keep=False)
+        if self._body:  # the waiter, if it has ended, has not run yet
+            self._sink(self._at_s, b"".join(self._body))
+            self._body.clear()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._sized = self._sized or name.lower() in (b"content-length", b"transfer-encoding")
@@ -106,28 +112,26 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         assert self._exchange is not None
         self._exchange.status = self._parser.get_status_code()
-        self._keep = self._parser.should_keep_alive()
 
     def on_body(self, data: bytes) -> None:
-        self._sink(self._at_s, data)
+        self._body.append(data)
 
     def on_message_complete(self) -> None:
-        self._end("" if self._keep else None)
+        self._end(keep=self._parser.should_keep_alive())
 
     def connection_lost(self, error: Exception | None) -> None:
         self.open = False
         if self._exchange is not None:
             self._at_s = now()
+            # Without a length, an answer ends with its connection.
             whole = error is None and self._exchange.status and not self._sized
-            self._end(None if whole else LOST)
+            self._end("" if whole else LOST, keep=False)
 
-    def _end(self, error: str | None) -> None:
-        """ "" keeps the connection, None does not, an error closes it too."""
+    def _end(self, error: str = "", *, keep: bool) -> None:
         made, self._exchange = self._exchange, None
         if made is not None:
-            made.end_s = self._at_s
-            made.error = error or ""
-        if error != "":
+            made.end_s, made.error = self._at_s, error
+        if not keep:
             self.close()
         if self._done is not None and not self._done.done():
             self._done.set_result(None)
