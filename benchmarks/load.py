@@ -59,7 +59,7 @@ async def only_model(client: Client, timeout_s: float) -> str:
     try:
         return str(json.loads(said)["data"][0]["id"])
     except (ValueError, LookupError, TypeError):
-        why = made.error or f"HTTP {made.status}: {bytes(said[:200])!r}"
+        why = made.why or made.error or f"HTTP {made.status}: {bytes(said[:200])!r}"
         raise NotAnswering(
             f"it lists no model ({why}); is --url right? --model names one"
         ) from None

@@ -57,12 +57,14 @@ class Target:
 class Exchange:
     """One request: when what happened to it. Seconds of `now`; 0 what has not happened."""
 
-    __slots__ = ("end_s", "error", "first_byte_s", "sent_s", "status")
+    __slots__ = ("end_s", "error", "first_byte_s", "sent_s", "status", "why")
 
     def __init__(self) -> None:
         self.sent_s = self.first_byte_s = self.end_s = 0.0
         self.status = 0
         self.error = ""
+        self.why = ""
+        """What the system says of the error, if anything."""
 
 
 class _Connection(asyncio.Protocol):
@@ -179,8 +181,8 @@ class Client:
                 await connection.exchange(request, made, sink)
         except TimeoutError:
             made.error = TIMED_OUT
-        except OSError:
-            made.error = NO_CONNECTION
+        except OSError as error:
+            made.error, made.why = NO_CONNECTION, str(error)
         finally:
             if connection is not None:
                 self._busy.discard(connection)

@@ -80,7 +80,7 @@ class Played:
     cores: float = 0.0
     """CPU that this process used, over the time that the run took."""
     said: dict[str, str] = field(default_factory=dict)
-    """By error: what the first server that made it said."""
+    """By error: what the server, or the system, said the first time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,8 @@ class Player:
         sent.output_tokens = reader.output_tokens or len(reader.token_s)
         sent.error = made.error or (reader.error() if made.status == 200 else f"HTTP {made.status}")
         if sent.error:
-            played.said.setdefault(sent.error, reader.said.decode(errors="replace"))
+            said = made.why or reader.said.decode(errors="replace")
+            played.said.setdefault(sent.error, said)
         dialogue.answered(sent.turn, reader.text)
         return sent
 

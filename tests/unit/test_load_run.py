@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from benchmarks import load, load_options
-from benchmarks.load_client import LOST, NO_CONNECTION, TIMED_OUT, Client, Target
+from benchmarks.load_client import LOST, NO_CONNECTION, NOT_HTTP, TIMED_OUT, Client, Target
 from benchmarks.load_figures import Objectives, figures
 from benchmarks.load_play import TOO_MANY, Asking, Played, Player
 from benchmarks.load_report import draw_run, write_events
@@ -147,6 +147,21 @@ async def test_each_failure_has_its_name_and_ends_its_session(
 async def test_where_nobody_listens_that_is_an_error_of_each_request() -> None:
     played = await play(f"http://127.0.0.1:{free_port()}", 3)
     assert [s.error for s in played.sent] == [NO_CONNECTION] * 3
+    assert played.said[NO_CONNECTION]
+
+
+async def test_what_does_not_speak_http_is_an_error_too() -> None:
+    async def greets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"220 this is a mail server\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(greets, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        played = await play(f"http://127.0.0.1:{port}", 2)
+    assert [s.error for s in played.sent] == [NOT_HTTP] * 2
 
 
 async def test_more_than_may_be_open_are_not_sent_and_counted() -> None:
@@ -264,4 +279,6 @@ def test_a_server_without_models_is_a_line_and_no_traceback(
     with pytest.raises(SystemExit) as ended:
         load.main(["--url", url, "--out", str(tmp_path)])
     assert ended.value.code == 2
-    assert "it lists no model (no connection); is --url right?" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "it lists no model" in said
+    assert "is --url right? --model names one" in said
