@@ -76,25 +76,36 @@ class Bench:
         self.runs: list[dict[str, Any]] = []
         key = os.environ[options.api_key_env] if options.api_key_env else ""
         self._client = Client(Target.of(options.url), key)
-        drawn = [len(workload.script(i).asks) for i in range(SAMPLED)]
-        self.turns = statistics.fmean(drawn)
+        drawn = [workload.script(number).asks for number in range(SAMPLED)]
+        self.turns = statistics.fmean(len(asks) for asks in drawn)
+        # As long as a session lives at least: before that, the load is still growing.
+        pauses_s = statistics.fmean(sum(ask.pause_s for ask in asks) for asks in drawn)
+        told_s = options.warm_up_s
+        self.warm_up_s: float = min(pauses_s, options.seconds) if told_s is None else told_s
 
-    async def one(self, rate: float | None, seconds: float) -> tuple[Played, Figures]:
-        """One run. Each has texts of its own, so that it finds no earlier one's in a cache."""
+    async def one(self, rate: float | None, counted_s: float) -> tuple[Played, Figures]:
+        """One run: the warm-up, and what is counted. Each has texts of its own, so that it finds no
+        earlier one's in a cache."""
         options = self.options
         model = options.model or await only_model(self._client, options.timeout_s)
         asking = Asking(
             model, options.body, options.session_header, options.timeout_s, options.most_open
         )
-        seed = options.seed + len(self.runs)
+        seed, seconds = options.seed + len(self.runs), self.warm_up_s + counted_s
         player = Player(self._client, self.workload, asking, seconds, f"{seed:x}")
         with self.console.status("") as line:
             played = await player.run(self._arrivals(rate, seconds, seed), _watch(line.update))
-        warm_up_s = min(options.warm_up_s, seconds / 2)
-        found = figures(played, self.objectives, warm_up_s)
+        found = figures(played, self.objectives, self.warm_up_s)
         said = doubts(found, options.most_lag_s)
         self.runs.append(
-            {"rate": rate, "seed": seed, "figures": found, "doubts": said, "said": played.said}
+            {
+                "rate": rate,
+                "seed": seed,
+                "warm_up_s": self.warm_up_s,
+                "figures": found,
+                "doubts": said,
+                "said": played.said,
+            }
         )
         return played, found
 
@@ -163,7 +174,7 @@ async def single(bench: Bench) -> list[Bar]:
     for kind, text in played.said.items():
         if text:
             console.print(f"{kind}: {text[:300]!r}", highlight=False, markup=False)
-    report.draw_run(played, bench.objectives, options.warm_up_s, options.out / "load.png")
+    report.draw_run(played, bench.objectives, bench.warm_up_s, options.out / "load.png")
     if options.events:
         report.write_events(played, options.events)
     if said := bench.runs[-1]["doubts"]:

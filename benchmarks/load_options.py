@@ -17,6 +17,7 @@ from benchmarks.load_client import Target
 from benchmarks.load_outside import HARNESSES
 from benchmarks.load_workload import Shape
 
+_OTHER_FILES = 256
 _ABOVE_0 = ("rate", "seconds", "scale", "ttft_s", "latency_s", "timeout_s", "total_s", "most_lag_s")
 _AT_LEAST_0 = ("spread", "tool_s", "think_s", "most_think_s", "head_tokens", "warm_up_s")
 _AT_LEAST_1 = (
@@ -55,8 +56,12 @@ def parser(about: str) -> argparse.ArgumentParser:
     add("--api-key-env", metavar="NAME", default="", help="the variable that holds the key")
     add("--rate", type=float, help="sessions/s; of a search, the first (default: 1)")
     add("--arrivals", choices=(arrivals.POISSON, arrivals.EVEN, arrivals.TRACE), default=None)
-    add("--seconds", type=float, default=60.0, help="of a run, or of a search's shortest step")
-    add("--warm-up-s", type=float, default=0.0, help="at the beginning, not counted")
+    add("--seconds", type=float, default=60.0, help="that are counted; of a search, at least")
+    add(
+        "--warm-up-s",
+        type=float,
+        help="before them (default: as long as a session's pauses, at most --seconds)",
+    )
     add("--traces", type=Path, metavar="FILE")
     add("--scale", type=float, default=1.0, help="sizes of a trace are multiplied by it")
     add("--most-think-s", type=float, default=60.0, help="longer pauses of a trace are cut to it")
@@ -100,8 +105,6 @@ def _number(options: argparse.Namespace) -> str:
             value = getattr(options, name)
             if value is not None and not fits(value):
                 return f"--{name.replace('_', '-')}: {value:g}; {need}"
-    if not options.warm_up_s < options.seconds:
-        return f"--warm-up-s: {options.warm_up_s:g}; must be less than --seconds"
     return ""
 
 
@@ -154,7 +157,15 @@ def _settle(options: argparse.Namespace) -> None:
         options.arrivals = arrivals.POISSON
     if options.rate is None and (options.find_knee or options.arrivals != arrivals.TRACE):
         options.rate = 1.0
+    options.most_open = _files(options.most_open)
+
+
+def _files(wanted: int) -> int:
+    """So many connections as the system lets us open, at most those wanted."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = options.most_open + 256
-    if soft < wanted and (hard == resource.RLIM_INFINITY or hard >= wanted):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    need = wanted + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < need:
+        soft = need if hard == resource.RLIM_INFINITY else min(need, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return soft - _OTHER_FILES
+    return wanted

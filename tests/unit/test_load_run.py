@@ -262,7 +262,7 @@ def test_bad_input_names_the_option_the_value_and_the_fix() -> None:
     assert options(*url, "--rate", "0") == "--rate: 0; must be above 0"
     assert options(*url, "--turns", "0") == "--turns: 0; must be at least 1"
     assert options(*url, "--share", "2") == "--share: 2; must be from 0 to 1"
-    assert options(*url, "--warm-up-s", "60") == "--warm-up-s: 60; must be less than --seconds"
+    assert options(*url, "--warm-up-s", "-1") == "--warm-up-s: -1; must be at least 0"
     assert "needs an objective" in options(*url, "--find-knee")
     assert "--traces" in options(*url, "--arrivals", "trace")
     assert "'NO_SUCH_KEY' is not set" in options(*url, "--api-key-env", "NO_SUCH_KEY")
