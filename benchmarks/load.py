@@ -9,7 +9,7 @@
 
 Latencies count from when a request was due. The client says how late it was itself, and where that
 is more than --most-lag-s, or too few requests were counted, nothing is judged. Ends with 1 when a
-bar is missed or nothing could be judged. Writes load.json and load.png to --out.
+bar is missed or nothing could be judged. Writes load.json and load.png to --out, or load-outside.*.
 
 Sizes of the synthetic sessions are medians, in tokens, or in seconds for pauses.
 """
@@ -129,11 +129,11 @@ class Bench:
                 least_s=options.seconds,
                 least_requests=options.step_requests,
             )
+            needed_s = self.warm_up_s + seconds
             left_s = options.total_s - (time.monotonic() - began_s)
-            if seconds > left_s:
-                why.append(
-                    f"the next step needs {seconds:.0f} s, {left_s:.0f} are left (--total-s)"
-                )
+            if needed_s > left_s:
+                said = f"the next step needs {needed_s:.0f} s, {left_s:.0f} are left (--total-s)"
+                why.append(said)
                 break
             _, found = await self.one(rate, seconds)
             steps.append((rate, found))
@@ -190,7 +190,7 @@ async def searched(bench: Bench) -> tuple[knee.Bracket, list[Bar]]:
     options, console = bench.options, bench.console
     found, steps, why = await bench.search()
     console.print(report.steps_table(steps, options.share))
-    said = f"knee: {found} sessions/s, some {bench.turns:.3g} requests each"
+    said = f"knee: {found} sessions/s of {bench.turns:.3g} requests"
     console.print(said, highlight=False)
     out = options.out / "load.png"
     report.draw_search(steps, options.share, found, bench.objectives, out)
@@ -234,6 +234,7 @@ def compared(options: argparse.Namespace, console: Console) -> tuple[Any, list[B
         [outside.ours(path) for path in mine], [outside.vllm_bench(Path(f)) for f in files]
     )
     console.print(report.outside_table(lines, harness))
+    report.draw_outside(lines, harness, options.out / "load-outside.png")
     for line in outside.other_load(lines):
         console.print(line, highlight=False)
     return {"harness": harness, "lines": lines}, outside.bars(lines)

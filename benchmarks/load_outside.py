@@ -43,6 +43,10 @@ class Line:
     def percent(self) -> float:
         return (self.ratio.value - 1) * 100
 
+    @property
+    def judged(self) -> bool:
+        return self.what in _JUDGED
+
 
 def vllm_bench(path: Path) -> dict[str, float]:
     """The figures of a `vllm bench serve` result. Raises ValueError where it is none."""
@@ -114,7 +118,7 @@ def bars(lines: Sequence[Line]) -> list[Bar]:
     return [
         Bar(f"{line.what}: |ours ÷ theirs - 1|", abs(line.ratio.value - 1), AGREE)
         for line in lines
-        if line.what in _JUDGED
+        if line.judged
     ]
 
 

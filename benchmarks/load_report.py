@@ -13,8 +13,8 @@ from rich.table import Table
 from benchmarks.harness.show import OTHERS, OURS, picture, table
 from benchmarks.load_figures import Figures, Objectives, Spread
 from benchmarks.load_knee import Bracket
-from benchmarks.load_outside import Line
-from benchmarks.load_play import Played
+from benchmarks.load_outside import AGREE, Line
+from benchmarks.load_play import Played, Sent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,16 +105,17 @@ def draw_run(played: Played, objectives: Objectives, warm_up_s: float, path: Pat
     """Each request at its due time, and how long they took."""
     good = [s for s in played.sent if not s.error]
     bad = [s for s in played.sent if s.error]
+    counted = [s for s in good if s.due_s >= warm_up_s]
     kinds = (
-        ("first token", [s.ttft_s for s in good], OURS, objectives.ttft_s),
-        ("whole answer", [s.latency_s for s in good], OTHERS, objectives.latency_s),
+        ("first token", _ttft, OURS, objectives.ttft_s),
+        ("whole answer", _latency, OTHERS, objectives.latency_s),
     )
-    title = f"{len(played.sent)} requests in {played.seconds:g} s"
+    title = f"{len(played.sent)} requests in {played.seconds:.0f} s"
     with picture(path, 1, 2, size=(12, 4.6), title=title, dpi=130) as (over_time, shares):
-        for label, values, colour, limit in kinds:
-            due = [s.due_s for s in good]
-            over_time.scatter(due, values, s=9, color=colour, alpha=0.7, linewidths=0, label=label)
-            ordered = sorted(values)
+        for label, pick, colour, limit in kinds:
+            due, took = [s.due_s for s in good], [pick(s) for s in good]
+            over_time.scatter(due, took, s=9, color=colour, alpha=0.7, linewidths=0, label=label)
+            ordered = sorted(map(pick, counted))
             steps = [(i + 1) / len(ordered) for i in range(len(ordered))]
             shares.step(ordered, steps, where="post", color=colour, label=label)
             if limit is not None:
@@ -126,8 +127,8 @@ def draw_run(played: Played, objectives: Objectives, warm_up_s: float, path: Pat
         if warm_up_s:
             over_time.axvspan(0, warm_up_s, color="0.92", zorder=0, label="warm-up, not counted")
         _label(over_time, "due at, s", "s from then", "each request, at its due time")
-        _label(shares, "s", "share of requests", "took at most so long")
-        if any(values for _, values, _, _ in kinds):
+        _label(shares, "s or less", "share of requests", "how long those counted took")
+        if counted:
             over_time.set_ylim(bottom=0)
             shares.set_xlim(left=0)
         shares.set_ylim(0, 1.02)
@@ -165,8 +166,26 @@ def draw_search(
         times.yaxis.set_minor_formatter("{x:g}")
         times.tick_params(axis="y", which="both", labelsize=8)
         goods.set_ylim(-0.02, 1.05)
-        _label(goods, "sessions/s", "share of requests", "met the objectives")
+        _label(goods, "sessions/s", "share of requests", "requests that met the objectives")
         _label(times, "sessions/s", "s from when it was due", "first token")
+
+
+def draw_outside(lines: Sequence[Line], harness: str, path: Path) -> None:
+    """How far apart the two are, figure by figure, with the bar as a band."""
+    title = f"ours beside {harness}: difference in percent, median of the pairs and 95 %"
+    with picture(path, 1, 1, size=(9, 0.32 * len(lines) + 1.4), title=title, dpi=130) as (panel,):
+        limit = AGREE * 100
+        panel.axvspan(-limit, limit, color="0.92", zorder=0, label=f"±{limit:g} %")
+        panel.axvline(0, color="0.6", linewidth=0.8)
+        for place, line in enumerate(lines):
+            low, high = ((end - 1) * 100 for end in (line.ratio.low, line.ratio.high))
+            colour = OURS if line.judged else "0.55"
+            panel.plot([low, high], [place, place], color=colour, linewidth=2)
+            panel.plot([line.percent], [place], "o", color=colour)
+        panel.set_yticks(range(len(lines)), [line.what for line in lines], fontsize=8)
+        panel.invert_yaxis()
+        panel.set_xlabel("ours - theirs, % of theirs; grey: shown, not judged")
+        panel.legend(fontsize=8, framealpha=0.9, edgecolor="none")
 
 
 def write_events(played: Played, path: Path) -> None:
@@ -180,7 +199,15 @@ def _label(panel: Axes, x: str, y: str, title: str) -> None:
     panel.set_ylabel(y)
     panel.set_title(title, fontsize=10)
     if panel.get_legend_handles_labels()[0]:
-        panel.legend(fontsize=8, frameon=False)
+        panel.legend(fontsize=8, framealpha=0.9, edgecolor="none")
+
+
+def _ttft(sent: Sent) -> float:
+    return sent.ttft_s
+
+
+def _latency(sent: Sent) -> float:
+    return sent.latency_s
 
 
 def _p50(spread: Spread) -> float:

@@ -5,6 +5,7 @@ Nothing here looks at how long anything took.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +16,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from benchmarks import load, load_options
+from benchmarks import load, load_beside, load_options
+from benchmarks import load_outside as outside
 from benchmarks.load_client import LOST, NO_CONNECTION, NOT_HTTP, TIMED_OUT, Client, Target
 from benchmarks.load_figures import Objectives, figures
 from benchmarks.load_play import TOO_MANY, Asking, Played, Player
@@ -249,6 +251,53 @@ async def test_a_search_that_runs_out_of_time_says_on_which_side_the_knee_lies(
     other = "high" if side == "low" else "low"
     assert report["figures"]["knee"][side] is not None
     assert report["figures"]["knee"][other] is None
+
+
+async def test_beside_an_outside_harness_both_are_given_the_same_and_their_reports_compared(
+    tmp_path: Path,
+) -> None:
+    said = argparse.Namespace(
+        seed=3,
+        prompt_tokens=40,
+        answer_tokens=6,
+        rate=200.0,
+        requests=20,
+        arrivals="even",
+        out=tmp_path,
+    )
+    async with listening(Simulator("small", 32_768, QUICK).app()) as url:
+        pair = load_beside.Pair(url, 0, said)
+        await asyncio.to_thread(load.main, [*pair.our_command()[3:], "--most-lag-s", "1e9"])
+    pair.their_command(Path("python"), tmp_path)
+    lines = (tmp_path / "prompts-0.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len({json.loads(line)["prompt"] for line in lines}) == 20
+    assert {json.loads(line)["output_tokens"] for line in lines} == {6}
+    mine = outside.ours(pair.ours / "load.json")
+    assert (mine["requests"], mine["output tokens"]) == (20, 6)
+    pair.theirs.write_text(
+        json.dumps(
+            {
+                "completed": 20,
+                "total_input_tokens": mine["prompt tokens"] * 20,
+                "total_output_tokens": 120,
+                "request_throughput": mine["answers/s"],
+                "output_throughput": mine["output tokens/s"],
+                "median_ttft_ms": mine["first token, p50"] * 1000 / 1.5,
+            }
+        ),
+        encoding="utf-8",
+    )
+    files = ["vllm-bench", str(pair.theirs), "--ours", str(pair.ours / "load.json")]
+    code = await asyncio.to_thread(load.main, ["--outside", *files, "--out", str(tmp_path)])
+    assert code == 1
+    report = json.loads((tmp_path / "load-outside.json").read_text(encoding="utf-8"))
+    missed = {bar["what"]: bar["missed"] for bar in report["bars"]}
+    assert missed == {
+        "answers/s: |ours ÷ theirs - 1|": False,
+        "output tokens/s: |ours ÷ theirs - 1|": False,
+        "first token, p50: |ours ÷ theirs - 1|": True,
+    }
+    assert (tmp_path / "load-outside.png").read_bytes().startswith(b"\x89PNG")
 
 
 def options(*arguments: str) -> str:
