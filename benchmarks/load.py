@@ -93,7 +93,7 @@ class Bench:
         )
         seed, seconds = options.seed + len(self.runs), self.warm_up_s + counted_s
         player = Player(self._client, self.workload, asking, seconds, f"{seed:x}")
-        with self.console.status("") as line:
+        with self.console.status("", refresh_per_second=2) as line:
             played = await player.run(self._arrivals(rate, seconds, seed), _watch(line.update))
         found = figures(played, self.objectives, self.warm_up_s)
         said = doubts(found, options.most_lag_s)
@@ -156,10 +156,9 @@ class Bench:
 
 def _watch(show: Callable[[str], None]) -> Callable[[Played, float], None]:
     def watch(played: Played, at_s: float) -> None:
-        errors = sum(1 for each in played.sent if each.error)
         show(
             f"{at_s:.0f} of {played.seconds:.0f} s: {played.begun} sessions, {len(played.sent)} "
-            f"answers, {played.open} open, {errors} errors"
+            f"answers, {played.open} open, {played.failed} errors"
         )
 
     return watch

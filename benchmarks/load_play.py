@@ -77,6 +77,7 @@ class Played:
     ended_s: list[float] = field(default_factory=list)
     """When sessions had their last answer."""
     open: int = 0
+    failed: int = 0
     cores: float = 0.0
     """CPU that this process used, over the time that the run took."""
     said: dict[str, str] = field(default_factory=dict)
@@ -160,6 +161,7 @@ class Player:
             sent = await self._turn(dialogue, Sent(number, turn, due_s, left_s=self._now_s()))
             played.sent.append(sent)
             if sent.error:
+                played.failed += 1
                 return
             due_s = sent.end_s
         played.ended_s.append(due_s)
