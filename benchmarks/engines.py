@@ -21,6 +21,7 @@ import aiohttp
 
 from router.dispatch import Router
 from router.http import api, server
+from router.logs import Sink
 from router.tiers.auto import AutoTurns
 from router.tiers.history import History
 from serving import discovery, stack_file, weights
@@ -69,10 +70,12 @@ async def front_door(
     engines: Mapping[str, tuple[ModelConfig, str]],
     tiers: TiersConfig | None = None,
     history: Callable[[History], None] = lambda _: None,
+    sink: Sink = lambda _: None,
 ) -> AsyncIterator[Door]:
     """A front door over engines that run: name → (its model's section, its URL).
 
-    `tiers` and `history` are how `model: auto` decides, and what it knows at the start.
+    `tiers` and `history` are how `model: auto` decides, and what it knows at the start; `sink`
+    gets the router's log, a line for each try.
     """
     port = free_port()
     sections = {
@@ -93,7 +96,7 @@ async def front_door(
     )
     table = discovery.StaticTable(stack)
     await table.poll()
-    router = Router(stack, table, sink=lambda _: None)
+    router = Router(stack, table, sink=sink)
     await router.start()
     # Client and server share a loop: where it gets no CPU for seconds, idle connections must stay.
     auto = AutoTurns(router)
