@@ -93,7 +93,7 @@ def live(options: argparse.Namespace, lists: Sequence[PriceList], console: Conso
         *(Account(prices, played.ways) for prices in lists),
     ]
     bars = [Bar("checked answers lost, of frontier always", accounts[0].lost, LOST_BAR)]
-    return Found(played.source, machine, accounts, bars)
+    return Found(played.source, machine, accounts, bars, played.alone)
 
 
 def own_machine(

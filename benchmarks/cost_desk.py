@@ -64,7 +64,10 @@ class Asked:
 
 def handbook(rules: int) -> str:
     """The stable head: the same text each time, some twenty tokens a rule."""
-    lines = ["You are the assistant of a small office. You have tools, and this handbook."]
+    lines = [
+        "You are the assistant of a small office. You have tools, and this handbook. Where no tool "
+        "helps, answer in one short sentence."
+    ]
     for n in range(rules):
         topic, advice = _TOPICS[n % len(_TOPICS)], _ADVICE[(n // len(_TOPICS)) % len(_ADVICE)]
         lines.append(f"Rule {n + 1}: when somebody asks about {topic}, {advice}.")

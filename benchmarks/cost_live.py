@@ -177,11 +177,11 @@ class Stage:
 
     async def alone(self, model: str, played: Sequence[Sequence[Asked]]) -> Way:
         """One model of the small engine, asked always."""
-        return await self._play(f"{model} always", model, model, played)
+        return self._said(await self._play(f"{model} always", model, model, played))
 
     async def named(self, way: str, model: str, played: Sequence[Sequence[Asked]]) -> Way:
         """One model that is asked by its name."""
-        return await self._play(way, model, "small", played)
+        return self._said(await self._play(way, model, "small", played))
 
     async def auto(
         self,
@@ -197,7 +197,16 @@ class Stage:
             lessons = _lessons(number, frontier_was, small_was)
             one = await self._play(way, "auto", small, [task], first=number, teach=lessons)
             steps += one.steps
-        return Way(way, tuple(steps))
+        return self._said(Way(way, tuple(steps)))
+
+    def _said(self, way: Way) -> Way:
+        """As it comes: all of it takes minutes."""
+        self._console.print(
+            f"{way.name}: {way.right} of {way.checked} right, "
+            f"{way.per_task('seconds'):.1f} s and {way.per_task('fresh'):,.0f} fresh tokens a task",
+            highlight=False,
+        )
+        return way
 
     async def _play(
         self,
@@ -226,13 +235,7 @@ class Stage:
                     log.clear()
                     said = await _ask(http, door.url, asked.body(model, salt), f"{way}/{number}")
                     steps += taken(number, str(at), log, right=asked.right(said))
-        found = Way(way, tuple(steps))
-        self._console.print(
-            f"{way}: {found.right} of {found.checked} right, "
-            f"{sum(step.seconds for step in steps):.0f} s",
-            highlight=False,
-        )
-        return found
+        return Way(way, tuple(steps))
 
 
 def taken(task: int, turn: str, log: Sequence[TurnRecord], *, right: bool) -> list[Step]:

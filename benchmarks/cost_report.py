@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks.cost_ledger import Account, BreakEven, break_even
+from benchmarks.cost_ledger import Account, BreakEven, Way, break_even
 from benchmarks.cost_prices import Machine
 from benchmarks.harness.bars import Bar
 from benchmarks.harness.show import table
@@ -22,6 +22,8 @@ class Found:
     machine: Machine
     accounts: Sequence[Account]
     bars: Sequence[Bar]
+    alone: Mapping[str, Way] = field(default_factory=dict)
+    """What was asked beside the ways, of real engines: the small model always."""
 
 
 def break_evens(found: Found) -> list[BreakEven]:
@@ -40,6 +42,10 @@ def show(console: Console, found: Found, breaks: Sequence[BreakEven]) -> None:
     console.print(f"[bold]{found.source}[/]", highlight=False)
     for account in found.accounts:
         _show_account(console, account)
+    for name, way in found.alone.items():
+        usd = 1000 * way.bill_of_time(found.machine).usd
+        said = f"{name}: {way.right} of {way.checked} right, {usd:,.3f} USD/1000 tasks self-hosted"
+        console.print(said, highlight=False)
     _show_break_even(console, found, breaks)
 
 
@@ -128,5 +134,8 @@ def figures(found: Found, breaks: Sequence[BreakEven], *, steps: bool) -> dict[s
         "machine": found.machine,
         "accounts": accounts,
         "break_even": breaks,
+        "alone": {
+            name: {"right": w.right, "checked": w.checked} for name, w in found.alone.items()
+        },
         "steps": {way.name: way.steps for way in listed},
     }
