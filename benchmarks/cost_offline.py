@@ -106,14 +106,14 @@ class _Engines(Pretended):
     @asynccontextmanager
     async def open(self, turn: TurnRequest) -> AsyncGenerator[Dispatched]:
         model = turn.parsed.model if turn.parsed else json.loads(turn.body)["model"]
-        key = self.tasks[self.at].key
+        key = self.task[self.at].key
         self.chance = random.Random(f"{self.seed}/{self.session}/{key}/{model}")
         async with super().open(turn) as answer:
             yield answer
         self.seen.add((self.agent.name, model))
 
     @property
-    def tasks(self) -> Task:
+    def task(self) -> Task:
         return cast("Task", self.turns)
 
 
