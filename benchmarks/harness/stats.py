@@ -6,6 +6,7 @@ Machines drift; what is compared is therefore measured in pairs, side by side in
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -60,3 +61,24 @@ def by_turns(rounds: int, arms: Sequence[T]) -> Iterator[tuple[int, T]]:
     for number in range(rounds):
         for arm in arms if number % 2 == 0 else arms[::-1]:
             yield number, arm
+
+
+def wilson(successes: float, tries: int) -> Interval:
+    """A share, with its 95 % interval by Wilson's score: it stays within 0 and 1, and says
+    something of few tries and of none that failed. Raises ValueError where nothing was tried."""
+    if tries < 1:
+        raise ValueError("no tries: there is nothing to say a share of")
+    share, z2 = successes / tries, 1.96**2
+    middle = (share + z2 / (2 * tries)) / (1 + z2 / tries)
+    half = math.sqrt(z2 * (share * (1 - share) / tries + z2 / (4 * tries**2))) / (1 + z2 / tries)
+    return Interval(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)))
+
+
+def sign_test(better: int, worse: int) -> float:
+    """How likely is it that pairs of which nothing changed differ so one-sidedly, or more?
+
+    Exact and two-sided; pairs that do not differ say nothing. 1 where none does.
+    """
+    pairs = better + worse
+    tail = sum(math.comb(pairs, each) for each in range(min(better, worse) + 1))
+    return min(1.0, 2 * tail / 2**pairs)

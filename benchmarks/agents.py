@@ -1,0 +1,201 @@
+"""Do agents do what they are asked, and at what cost? `python -m benchmarks.agents --url URL`.
+
+    --url URL      a stack that runs                --config FILE   one that is started for this
+    --models A,B   what is asked: models, `auto`, adapters, agents. A tier policy that is not the
+                   stack's own is an agent of its file: {model: auto, tier: {policy: race}}
+    --against BASE a report of an earlier run: what got better or worse, paired by task
+    --recorded NOW a report in place of a run: only compares
+
+Some forty tasks over real files (benchmarks/agent_tasks): look-ups in CSV, JSON and text, sums,
+files to move and to change, and tasks of several steps. Each begins in a folder of its own, with
+tools over it, and is asked through /v1/responses; code judges the answer and every file. The key of
+a stack that asks for one is read from $WARMLOOP_API_KEY.
+
+Writes OUT/agents.json and OUT/agents.png. It ends with 1 when something is significantly worse than
+BASE, else with 0, however many tasks were solved: what a model can do is no fault of the stack.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fnmatch
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks import agents_compare, agents_report, agents_tasks
+from benchmarks.agents_run import Asker, Attempt, Limits, ask_all
+from benchmarks.agents_tasks import Task
+from benchmarks.harness import show
+from benchmarks.harness.run import Run, conclude
+from orchestrator import supervisor
+from orchestrator.commands.console import key_header
+from serving import stack_file
+from serving.errors import ConfigError, WarmloopError
+
+
+def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.agents",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--url", metavar="URL")
+    parser.add_argument("--config", type=Path, metavar="FILE")
+    parser.add_argument("--models", default="auto", metavar="A,B")
+    parser.add_argument("--against", type=Path, metavar="BASE")
+    parser.add_argument("--recorded", type=Path, metavar="NOW")
+    parser.add_argument(
+        "--tasks", default="*", metavar="GLOBS", help="names, such as 'cost-*,add*'"
+    )
+    parser.add_argument("--list", action="store_true", help="the tasks, and nothing else")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each task is asked")
+    parser.add_argument("--at-once", type=int, default=1)
+    parser.add_argument("--turns", type=int, default=Limits().turns, help="of one attempt")
+    parser.add_argument("--seconds", type=float, default=Limits().seconds, help="of one attempt")
+    parser.add_argument("--output-tokens", type=int, default=Limits().output_tokens, help="a turn")
+    parser.add_argument(
+        "--no-examples", action="store_true", help="do not show the solved examples first"
+    )
+    parser.add_argument(
+        "--report-outcomes", action="store_true", help="tell the stack what was right: auto learns"
+    )
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for JSON and PNG")
+    options = parser.parse_args(arguments)
+    sources = sum(each is not None for each in (options.url, options.config, options.recorded))
+    if not options.list and sources != 1:
+        parser.error("say one of --url, --config and --recorded")
+    if options.recorded and not options.against:
+        parser.error("--recorded: goes with --against")
+    for name in ("rounds", "at_once", "turns", "seconds", "output_tokens"):
+        if getattr(options, name) <= 0:
+            parser.error(f"--{name.replace('_', '-')}: {getattr(options, name)}; more than 0")
+    return options
+
+
+def chosen(tasks: Sequence[Task], globs: str) -> list[Task]:
+    """Raises ConfigError for a pattern that fits no task."""
+    wanted = [each.strip() for each in globs.split(",")]
+    for each in wanted:
+        if not fnmatch.filter((task.name for task in tasks), each):
+            raise ConfigError(f"--tasks: no task fits {each!r}; --list shows them")
+    return [task for task in tasks if any(fnmatch.fnmatch(task.name, each) for each in wanted)]
+
+
+@contextmanager
+def stack_of(options: argparse.Namespace) -> Iterator[str]:
+    """The URL of the stack that is asked; one that was started for this ends with the block."""
+    if options.url:
+        yield str(options.url).rstrip("/").removesuffix("/v1")
+        return
+    name = stack_file.load(options.config).name
+    if any(run.name == name for run in supervisor.running()):
+        raise ConfigError(f"--config: the stack {name!r} runs already; give its --url")
+    _warmloop("up", "--detach", "-c", str(options.config))
+    try:
+        yield supervisor.find(name).url
+    finally:
+        _warmloop("down", "-c", str(options.config))
+
+
+def _warmloop(*arguments: str) -> None:
+    try:
+        subprocess.run([sys.executable, "-m", "orchestrator.cli", *arguments], check=True)
+    except subprocess.CalledProcessError as error:  # it has said why
+        raise WarmloopError(f"warmloop {arguments[0]} ended with {error.returncode}") from None
+
+
+async def measure(
+    url: str,
+    options: argparse.Namespace,
+    tasks: Sequence[Task],
+    examples: Sequence[Task],
+    console: Console,
+) -> list[Attempt]:
+    """Ask all."""
+    models = [each.strip() for each in options.models.split(",") if each.strip()]
+    limits = Limits(options.turns, options.seconds, options.output_tokens)
+    shown = () if options.no_examples else examples
+    patience = aiohttp.ClientTimeout(total=None)  # an attempt has a limit of its own
+    async with aiohttp.ClientSession(timeout=patience, headers=key_header()) as http:
+        asker = Asker(http, url, shown, limits, report=options.report_outcomes)
+        await asker.known(models)
+        with Progress(console=console, transient=True) as progress:
+            bar = progress.add_task("asking", total=len(tasks) * len(models) * options.rounds)
+
+            def done(attempt: Attempt) -> None:
+                said = f"{attempt.error}: {attempt.why}" if attempt.error else "solved"
+                progress.console.print(
+                    f"{attempt.model}  {attempt.task}  {attempt.seconds:.1f} s  {said}"[:150],
+                    style="green" if attempt.solved else "dim",
+                    highlight=False,
+                    markup=False,
+                )
+                progress.advance(bar)
+
+            return await ask_all(
+                asker, tasks, models, rounds=options.rounds, at_once=options.at_once, done=done
+            )
+
+
+def judged(
+    options: argparse.Namespace, attempts: Sequence[Attempt], console: Console
+) -> agents_compare.Comparison | None:
+    """Held against the base, if there is one; shown."""
+    if options.against is None:
+        return None
+    found = agents_compare.compare(agents_compare.read(options.against), attempts)
+    for table in agents_report.comparison(found):
+        console.print(table)
+    for each in found.solved:
+        for what, names in (("gained", each.gained), ("lost", each.lost)):
+            if names:
+                console.print(f"{each.model} {what}: {', '.join(names)}", highlight=False)
+    for left_out in found.left_out:
+        console.print(f"not compared: {left_out}", highlight=False)
+    console.print(f"significantly worse: {', '.join(found.worse) or 'nothing'}", highlight=False)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = arguments_of(arguments)
+    console, run = show.console(150), Run("agents", options)
+    try:
+        tasks, examples = agents_tasks.load()
+        if options.list:
+            for task in tasks:
+                console.print(f"{task.kind}: {task.name}: {task.ask}", highlight=False)
+            return 0
+        if options.recorded:
+            found = judged(options, agents_compare.read(options.recorded), console)
+            return 1 if found and found.worse else 0
+        tasks = chosen(tasks, options.tasks)
+        if options.against:
+            agents_compare.read(options.against)  # better now than after an hour
+        with stack_of(options) as url:
+            attempts = asyncio.run(measure(url, options, tasks, examples, console))
+        summaries = agents_report.summarise(attempts)
+        for table in agents_report.tables(summaries):
+            console.print(table)
+        options.out.mkdir(parents=True, exist_ok=True)
+        found = judged(options, attempts, console)
+    except WarmloopError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    figures: dict[str, Any] = {"models": summaries, "comparison": found, "attempts": attempts}
+    run.write(options.out / "agents.json", figures)
+    agents_report.picture(attempts, options.out / "agents.png")
+    conclude(console, [], options.out)
+    return 1 if found and found.worse else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

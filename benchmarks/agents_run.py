@@ -1,0 +1,319 @@
+"""One task, asked of one model through /v1/responses, as any client that runs its own tools would.
+
+    instructions, examples, the task ─► response ─┬─ calls ─► run here, in the task's folder
+                    ▲                             │             │ their outputs
+                    └── previous_response_id ─────┼─────────────┘
+                                                  └─ text ─► judged, with the files
+
+The loop, its journal and its routing are the stack's; the tools are ours, because only then is
+nothing asked of the stack but its public API, and each task has files of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import aiohttp
+
+from benchmarks.agents_tasks import RIGHT, Task, Verdict, judge, play
+from benchmarks.agents_tools import Folder, Told, definitions
+from benchmarks.harness.stats import by_turns
+from serving.errors import ConfigError
+from serving.sections import nearest
+
+INSTRUCTIONS = (
+    "You work on the files of one folder with the tools. Look things up; never guess. Change only "
+    "what the task asks for. At the end reply with one line that holds nothing but the answer, or "
+    "'done' where the task is to change files."
+)
+SAME_CALLS = 3
+"""The same calls so many times in a row are a circle: nobody waits for its end."""
+OUTCOMES = "/v1/warmloop/outcomes"
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far one attempt may go."""
+
+    turns: int = 12
+    seconds: float = 600.0
+    output_tokens: int = 512
+    """Of one turn."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of one task, asked once. Tokens as the stack's engines counted them."""
+
+    model: str
+    task: str
+    kind: str
+    round: int
+    fingerprint: str
+    error: str
+    """Its kind; empty: the task was solved."""
+    why: str
+    turns: int
+    tool_calls: int
+    tool_errors: int
+    fresh: int
+    cached: int
+    output: int
+    cost_usd: float | None
+    """None where the server names no costs."""
+    seconds: float
+    answered_by: Mapping[str, int]
+    """Turns by the model that took them."""
+    conversation: str
+
+    @property
+    def solved(self) -> bool:
+        return not self.error
+
+
+class GaveUp(Exception):
+    """An attempt that ended without an answer to judge."""
+
+    def __init__(self, error: str, why: str) -> None:
+        super().__init__(error)
+        self.verdict = Verdict(error, why[:300])
+
+
+@dataclass(slots=True)
+class Spent:
+    """What an attempt has taken so far."""
+
+    turns: int = 0
+    tool_calls: int = 0
+    tool_errors: int = 0
+    fresh: int = 0
+    cached: int = 0
+    output: int = 0
+    cost_usd: float | None = None
+    answered_by: dict[str, int] = field(default_factory=dict)
+    conversation: str = ""
+    responses: list[str] = field(default_factory=list)
+
+    def note(self, response: Mapping[str, Any]) -> None:
+        """One response more."""
+        usage = response.get("usage") or {}
+        cached = (usage.get("input_tokens_details") or {}).get("cached_tokens") or 0
+        self.fresh += usage.get("input_tokens", 0) - cached
+        self.cached += cached
+        self.output += usage.get("output_tokens", 0)
+        self.responses.append(response["id"])
+        self.conversation = (response.get("conversation") or {}).get("id", self.conversation)
+        ours = response.get("warmloop") or {}
+        turns = ours.get("turns") or [{"model": response.get("model", "")}]
+        self.turns += len(turns)
+        for turn in turns:
+            self.answered_by[turn["model"]] = self.answered_by.get(turn["model"], 0) + 1
+        cost = (ours.get("totals") or {}).get("cost_usd")
+        if cost is not None:
+            self.cost_usd = (self.cost_usd or 0.0) + cost
+
+
+class Asker:
+    """Asks tasks of a running stack."""
+
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        url: str,
+        examples: Sequence[Task] = (),
+        limits: Limits = Limits(),
+        *,
+        report: bool = False,
+    ) -> None:
+        """`report` tells the stack of each answer whether it was right: `auto` learns from it."""
+        self._http = http
+        self._url = url.rstrip("/")
+        self._head = [_message("system", INSTRUCTIONS), *worked(examples)]
+        self._limits = limits
+        self._report = report
+
+    async def known(self, models: Sequence[str]) -> None:
+        """Raises ConfigError for a model that the stack does not have."""
+        try:
+            async with self._http.get(f"{self._url}/v1/models") as answer:
+                listed = [each["id"] for each in (await answer.json())["data"]]
+        except (aiohttp.ClientError, ValueError, KeyError) as error:
+            raise ConfigError(f"--url: {self._url} does not answer as a stack: {error}") from None
+        for name in models:
+            if name.partition("@")[0] not in [*listed, "auto"]:
+                raise ConfigError(f"--models: {name!r} is not there; {nearest(name, listed)}")
+
+    async def attempt(self, task: Task, model: str, number: int = 0) -> Attempt:
+        """Ask once; every failure is a kind of error in what is returned."""
+        spent = Spent()
+        began = time.monotonic()
+        with TemporaryDirectory(prefix="warmloop-agent-") as place:
+            verdict = RIGHT
+            try:
+                async with asyncio.timeout(self._limits.seconds):
+                    answer = await self._converse(task, model, task.furnish(Path(place)), spent)
+                verdict = judge(task, Path(place), answer)
+            except GaveUp as gave_up:
+                verdict = gave_up.verdict
+            except TimeoutError:
+                verdict = Verdict("time", f"not done in {self._limits.seconds:.0f} s")
+        seconds = time.monotonic() - began
+        if self._report:
+            await self._tell(spent.responses, solved=not verdict.wrong)
+        taken = asdict(spent)
+        del taken["responses"]
+        return Attempt(
+            model=model,
+            task=task.name,
+            kind=task.kind,
+            round=number,
+            fingerprint=task.fingerprint(),
+            error=verdict.wrong,
+            why=verdict.why,
+            seconds=seconds,
+            **taken,
+        )
+
+    async def _converse(self, task: Task, model: str, folder: Folder, spent: Spent) -> str:
+        """The final answer. Raises GaveUp."""
+        body: dict[str, Any] = {
+            "model": model,
+            "tools": definitions(),
+            "temperature": 0,
+            "max_output_tokens": self._limits.output_tokens,
+        }
+        sent = {"input": [*self._head, _message("user", task.ask)]}
+        before: list[list[tuple[str, str]]] = []
+        for _ in range(self._limits.turns):
+            response = await self._ask({**body, **sent})
+            spent.note(response)
+            _ended_well(response)
+            output = response["output"]
+            calls = [item for item in output if item["type"] == "function_call"]
+            answered = {i["call_id"]: i for i in output if i["type"] == "function_call_output"}
+            spent.tool_calls += len(calls)
+            spent.tool_errors += sum(map(_refused, answered.values()))
+            open_calls = [call for call in calls if call["call_id"] not in answered]
+            if not open_calls:
+                return _text(output)
+            before.append([(call["name"], call["arguments"]) for call in open_calls])
+            if len(before) >= SAME_CALLS and all(b == before[-1] for b in before[-SAME_CALLS:]):
+                name, arguments = before[-1][0]
+                raise GaveUp("loop", f"{SAME_CALLS} times in a row: {name} {arguments}")
+            told = [_run(folder, call) for call in open_calls]
+            spent.tool_errors += sum(each.refused for each in told)
+            sent = {
+                "previous_response_id": response["id"],
+                "input": [
+                    _output(call["call_id"], each)
+                    for call, each in zip(open_calls, told, strict=True)
+                ],
+            }
+        raise GaveUp("turns", f"no answer within {self._limits.turns} turns")
+
+    async def _ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            async with self._http.post(f"{self._url}/v1/responses", json=body) as answer:
+                said: dict[str, Any] = await answer.json(content_type=None)
+                if answer.status != 200:
+                    error = said.get("error") or {}
+                    raise GaveUp(f"http {answer.status}", str(error.get("message", said)))
+                return said
+        except (aiohttp.ClientError, ValueError) as error:
+            raise GaveUp("connection", str(error) or type(error).__name__) from None
+
+    async def _tell(self, responses: Sequence[str], *, solved: bool) -> None:
+        for each in responses:  # of models that are not `auto` there is nothing to report: 404
+            body = {"request_id": each, "success": solved}
+            async with self._http.post(f"{self._url}{OUTCOMES}", json=body):
+                pass
+
+
+def worked(examples: Sequence[Task]) -> list[Item]:
+    """Solved tasks as items of a conversation; tools say in them what they say when they run."""
+    items: list[Item] = []
+    for task in examples:
+        with TemporaryDirectory(prefix="warmloop-agent-") as place:
+            done, answer = play(task.furnish(Path(place)), task.solution)
+        items.append(_message("user", task.ask))
+        for name, arguments, told in done:
+            call_id = f"call_{len(items)}"
+            call = {"type": "function_call", "call_id": call_id, "name": name}
+            items.append({**call, "arguments": json.dumps(arguments)})
+            items.append(_output(call_id, told))
+        items.append(_message("assistant", answer))
+    return items
+
+
+async def ask_all(
+    asker: Asker,
+    tasks: Sequence[Task],
+    models: Sequence[str],
+    *,
+    rounds: int = 1,
+    at_once: int = 1,
+    done: Callable[[Attempt], None] = lambda _: None,
+) -> list[Attempt]:
+    """Every task of every model, models by turns, so that what drifts hits all of them alike."""
+    slots = asyncio.Semaphore(at_once)
+
+    async def one(task: Task, model: str, number: int) -> Attempt:
+        async with slots:
+            attempt = await asker.attempt(task, model, number)
+        done(attempt)
+        return attempt
+
+    asked: list[asyncio.Task[Attempt]] = []
+    async with asyncio.TaskGroup() as group:
+        for place, (task, number) in enumerate((t, n) for n in range(rounds) for t in tasks):
+            turn = [*by_turns(2, models)][(place % 2) * len(models) :][: len(models)]
+            asked += [group.create_task(one(task, model, number)) for _, model in turn]
+    return [each.result() for each in asked]
+
+
+def _message(role: str, text: str) -> Item:
+    return {"type": "message", "role": role, "content": text}
+
+
+def _output(call_id: str, told: Told) -> Item:
+    return {"type": "function_call_output", "call_id": call_id, "output": told.text}
+
+
+def _run(folder: Folder, call: Item) -> Told:
+    try:
+        arguments = json.loads(call["arguments"])
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        return Told("error: the arguments are no JSON object", refused=True)
+    return folder.call(call["name"], arguments)
+
+
+def _refused(item: Item) -> bool:
+    """Is what the stack itself told the model of a call a refusal?"""
+    return str(item.get("output", "")).startswith('{"error_code"')
+
+
+def _ended_well(response: Mapping[str, Any]) -> None:
+    """Raises GaveUp where the stack says that the response did not."""
+    status = response.get("status")
+    if status == "failed":
+        error = response.get("error") or {}
+        raise GaveUp(f"failed: {error.get('type') or error.get('code')}", error.get("message", ""))
+    if status != "completed":
+        details = response.get("incomplete_details") or {}
+        raise GaveUp(f"{status}: {details.get('reason')}", details.get("message") or "")
+
+
+def _text(output: Sequence[Item]) -> str:
+    """What the response says in words."""
+    parts = (part for item in output if item["type"] == "message" for part in item["content"])
+    return "".join(part["text"] for part in parts if part["type"] == "output_text")
