@@ -1,8 +1,8 @@
 """Do agents do what they are asked, and at what cost? `python -m benchmarks.agents --url URL`.
 
     --url URL      a stack that runs                --config FILE   one that is started for this
-    --models A,B   what is asked: models, `auto`, adapters, agents. A tier policy that is not the
-                   stack's own is an agent of its file: {model: auto, tier: {policy: race}}
+    --models A,B   what is asked: models, `auto`, adapters, agents
+    --policies P,Q with --config: `model: auto` under these tier policies besides, as `auto-P`
     --against BASE a report of an earlier run: what got better or worse, paired by task
     --recorded NOW a report in place of a run: only compares
 
@@ -25,9 +25,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
 
 import aiohttp
+import yaml
 from rich.console import Console
 from rich.progress import Progress
 
@@ -39,7 +41,11 @@ from benchmarks.harness.run import Run, conclude
 from orchestrator import supervisor
 from orchestrator.commands.console import key_header
 from serving import stack_file
+from serving.config import StackConfig
 from serving.errors import ConfigError, WarmloopError
+from serving.router_config import TierPolicy
+
+POLICIES: tuple[TierPolicy, ...] = get_args(TierPolicy)
 
 
 def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -51,6 +57,7 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--url", metavar="URL")
     parser.add_argument("--config", type=Path, metavar="FILE")
     parser.add_argument("--models", default="auto", metavar="A,B")
+    parser.add_argument("--policies", default="", metavar="P,Q", help=", ".join(POLICIES))
     parser.add_argument("--against", type=Path, metavar="BASE")
     parser.add_argument("--recorded", type=Path, metavar="NOW")
     parser.add_argument(
@@ -75,10 +82,19 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("say one of --url, --config and --recorded")
     if options.recorded and not options.against:
         parser.error("--recorded: goes with --against")
+    options.models, options.policies = _names(options.models), _names(options.policies)
+    if options.policies and not options.config:
+        parser.error("--policies: goes with --config; of a stack that runs name agents in --models")
+    if unknown := [each for each in options.policies if each not in POLICIES]:
+        parser.error(f"--policies: {unknown[0]!r}; valid: {', '.join(POLICIES)}")
     for name in ("rounds", "at_once", "turns", "seconds", "output_tokens"):
         if getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')}: {getattr(options, name)}; more than 0")
     return options
+
+
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(each.strip() for each in text.split(",") if each.strip()))
 
 
 def chosen(tasks: Sequence[Task], globs: str) -> list[Task]:
@@ -90,20 +106,35 @@ def chosen(tasks: Sequence[Task], globs: str) -> list[Task]:
     return [task for task in tasks if any(fnmatch.fnmatch(task.name, each) for each in wanted)]
 
 
+def with_policies(stack: StackConfig, policies: Sequence[str]) -> dict[str, Any]:
+    """The stack's file, with an agent `auto-P` for each tier policy, that is nothing but it."""
+    agents = {
+        f"auto-{policy}": {"model": "auto", "reply_tool": False, "tier": {"policy": policy}}
+        for policy in policies
+    }
+    file = stack.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return {**file, "agents": {**file.get("agents", {}), **agents}}
+
+
 @contextmanager
 def stack_of(options: argparse.Namespace) -> Iterator[str]:
     """The URL of the stack that is asked; one that was started for this ends with the block."""
     if options.url:
         yield str(options.url).rstrip("/").removesuffix("/v1")
         return
-    name = stack_file.load(options.config).name
-    if any(run.name == name for run in supervisor.running()):
-        raise ConfigError(f"--config: the stack {name!r} runs already; give its --url")
-    _warmloop("up", "--detach", "-c", str(options.config))
-    try:
-        yield supervisor.find(name).url
-    finally:
-        _warmloop("down", "-c", str(options.config))
+    stack = stack_file.load(options.config)
+    if any(run.name == stack.name for run in supervisor.running()):
+        raise ConfigError(f"--config: the stack {stack.name!r} runs already; give its --url")
+    with TemporaryDirectory(prefix="warmloop-bench-") as folder:
+        config = options.config
+        if options.policies:
+            config = Path(folder) / "stack.yaml"
+            config.write_text(yaml.safe_dump(with_policies(stack, options.policies)))
+        _warmloop("up", "--detach", "-c", str(config))
+        try:
+            yield supervisor.find(stack.name).url
+        finally:
+            _warmloop("down", "-c", str(config))
 
 
 def _warmloop(*arguments: str) -> None:
@@ -121,7 +152,7 @@ async def measure(
     console: Console,
 ) -> list[Attempt]:
     """Ask all."""
-    models = [each.strip() for each in options.models.split(",") if each.strip()]
+    models = [*options.models, *(f"auto-{policy}" for policy in options.policies)]
     limits = Limits(options.turns, options.seconds, options.output_tokens)
     shown = () if options.no_examples else examples
     patience = aiohttp.ClientTimeout(total=None)  # an attempt has a limit of its own

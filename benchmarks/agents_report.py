@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -18,6 +19,9 @@ from benchmarks.agents_compare import Comparison
 from benchmarks.agents_run import Attempt
 from benchmarks.harness import show
 from benchmarks.harness.stats import Interval, interval, wilson
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SOLVED, FAILED, MIXED = "#3a923a", "#e8e8e8", "#a9d3a9"
 
@@ -184,16 +188,22 @@ def picture(attempts: Sequence[Attempt], path: Path) -> None:
         grid.spines[["left", "bottom"]].set_visible(False)
         grid.tick_params(length=0)
 
-        places = range(len(models))
-        values = [each.solved.value for each in summaries]
-        below = [each.solved.value - each.solved.low for each in summaries]
-        above = [each.solved.high - each.solved.value for each in summaries]
-        shares.bar(places, values, yerr=[below, above], color=show.OURS, capsize=4)
+        _bars(shares, models, [each.solved for each in summaries], show.OURS)
         shares.set_ylim(0, 1.05)
-        shares.set_xticks(places, models, fontsize=8, rotation=30)
         shares.set_title("share solved, 95 %", fontsize=10)
+        priced = [each for each in summaries if each.cost_usd is not None]
+        spent = [_millions(each.cost_usd) for each in priced if each.cost_usd is not None]
+        _bars(costs, [each.model for each in priced], spent, show.OTHERS)
+        costs.set_title("USD for a million tasks, 95 %", fontsize=10)
 
-        spent = [1e6 * s.cost_usd.value if s.cost_usd else 0.0 for s in summaries]
-        costs.bar(places, spent, color=show.OTHERS)
-        costs.set_xticks(places, models, fontsize=8, rotation=30)
-        costs.set_title("USD for a million tasks", fontsize=10)
+
+def _bars(panel: Axes, names: Sequence[str], values: Sequence[Interval], colour: str) -> None:
+    below = [each.value - each.low for each in values]
+    above = [each.high - each.value for each in values]
+    places = range(len(names))
+    panel.bar(places, [each.value for each in values], yerr=[below, above], color=colour, capsize=4)
+    panel.set_xticks(places, names, fontsize=8, rotation=30)
+
+
+def _millions(usd: Interval) -> Interval:
+    return Interval(1e6 * usd.value, 1e6 * usd.low, 1e6 * usd.high)

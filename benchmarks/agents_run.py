@@ -112,7 +112,7 @@ class Spent:
         self.responses.append(response["id"])
         self.conversation = (response.get("conversation") or {}).get("id", self.conversation)
         ours = response.get("warmloop") or {}
-        turns = ours.get("turns") or [{"model": response.get("model", "")}]
+        turns = ours.get("turns", [{"model": response.get("model", "")}])
         self.turns += len(turns)
         for turn in turns:
             self.answered_by[turn["model"]] = self.answered_by.get(turn["model"], 0) + 1

@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks import agents, agents_report
 from benchmarks.agents_compare import compare, read
 from benchmarks.agents_run import Attempt
-from benchmarks.harness.run import Run
+from benchmarks.harness.run import ROOT, Run
 from benchmarks.harness.stats import sign_test, wilson
+from serving import stack_file
 from serving.errors import ConfigError
 
 NAMES = [f"task-{number}" for number in range(30)]
@@ -214,6 +216,8 @@ def test_the_sign_test_is_exact_and_two_sided(better: int, worse: int, p: float)
         ([], "one of --url"),
         (["--url", "http://x", "--config", "c"], "one of --url"),
         (["--recorded", "r.json"], "goes with --against"),
+        (["--url", "http://x", "--policies", "race"], "--policies: goes with --config"),
+        (["--config", "c", "--policies", "race,lazy"], "--policies: 'lazy'; valid: auto, small"),
         (["--url", "http://x", "--rounds", "0"], "--rounds: 0; more than 0"),
         (["--url", "http://x", "--at-once", "-1"], "--at-once: -1; more than 0"),
     ],
@@ -225,6 +229,22 @@ def test_options_that_do_not_fit_are_refused_by_name(
         agents.main(arguments)
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu-small", "simulated"])
+def test_a_stack_with_policies_is_the_same_stack_with_an_agent_for_each(
+    name: str, tmp_path: Path
+) -> None:
+    stack = stack_file.load(ROOT / "configs" / f"{name}.yaml")
+    written = tmp_path / "stack.yaml"
+    written.write_text(yaml.safe_dump(agents.with_policies(stack, ["small", "race"])))
+    made = stack_file.load(written)
+    assert {n: agent.tier.policy for n, agent in made.agents.items() if n not in stack.agents} == {
+        "auto-small": "small",
+        "auto-race": "race",
+    }
+    assert made.model_copy(update={"agents": stack.agents}) == stack
+    assert all(made.agents[each] == stack.agents[each] for each in stack.agents)
 
 
 def test_tasks_are_chosen_by_pattern_and_listed(capsys: pytest.CaptureFixture[str]) -> None:

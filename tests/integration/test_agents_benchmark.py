@@ -1,0 +1,194 @@
+"""The agents' benchmark from end to end: real HTTP, the real loop and journal, a scripted model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import agents
+from benchmarks.agents_run import INSTRUCTIONS
+from benchmarks.agents_tasks import SAY, load
+from orchestrator.agents import Agents
+from orchestrator.api.intake import Intake
+from orchestrator.api.routes import build_routes
+from orchestrator.clock import SystemClock
+from orchestrator.journal.sqlite import SqliteJournal
+from orchestrator.model import ModelError, ModelTurn
+from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
+from orchestrator.worker.worker import Worker
+from router.dispatch import Router
+from router.http import api
+from serving.config import StackConfig
+from serving.static_table import StaticTable
+from tests.contract.front_door import served
+
+ASKED, EXAMPLES = load()
+BY_ASK = {task.ask: task for task in ASKED}
+MODELS = ("able", "clumsy", "forgetful")
+
+
+def script(turn: ModelTurn) -> Iterable[Scripted]:
+    """Reads the task and how far it has come from the prompt, as a model does."""
+    body = json.loads(turn.body)
+    messages = body["messages"]
+    at = max(i for i, message in enumerate(messages) if message["role"] == "user")
+    task = BY_ASK[messages[at]["content"]]
+    done = sum(message["role"] == "tool" for message in messages[at:])
+    if body["model"] == "clumsy":
+        return _clumsy(task.kind, done)
+    if body["model"] == "forgetful" and task.kind != "look_up":
+        return says("done")
+    ((name, arguments),) = task.solution[done].items()
+    return says(arguments) if name == SAY else calls((name, arguments))
+
+
+def _clumsy(kind: str, done: int) -> Iterable[Scripted]:
+    """Another way to fail for each kind of task."""
+    if kind == "look_up":
+        return says("I would say 12345.")
+    if kind == "compute":
+        return calls(("read_file", {"path": "/etc/passwd"}))
+    if kind == "files":
+        return [ModelError("the engine is on fire", code="server_error", retry=False)]
+    if kind == "edit":
+        return calls(("write_file", {"path": f"{done}.txt", "text": "x"}))
+    return says("")
+
+
+@asynccontextmanager
+async def stack(folder: Path) -> AsyncIterator[tuple[str, ScriptedModel]]:
+    """A front door over a scripted model, and the model."""
+    external = {"engine": "external", "urls": ["http://127.0.0.1:9"]}
+    config = StackConfig.model_validate(
+        {"models": dict.fromkeys(MODELS, external), "front": {"drain_s": 0.1}}
+    )
+    clock, model, known = SystemClock(), ScriptedModel(script), Agents([], ["auto", *MODELS])
+    journal = SqliteJournal(folder / "journal.db")
+    worker = Worker(journal=journal, agents=known, models=model, delta_batch_s=0.0)
+    router = Router(config, StaticTable(config), sink=lambda _: None)
+    intake = Intake(journal, worker, known, clock, models_of=lambda _: config.models.values())
+    routes = build_routes(journal, worker, intake, config, clock)
+    async with AsyncExitStack() as life:
+        life.push_async_callback(journal.close)
+        await life.enter_async_context(worker)
+        app = api.build(router, extra_routes=[routes])
+        yield await life.enter_async_context(served(app)), model
+
+
+async def bench(*arguments: str) -> int:
+    """The command itself, on a thread of its own: it has its own loop."""
+    return await asyncio.to_thread(agents.main, arguments)
+
+
+def report(folder: Path) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads((folder / "agents.json").read_text(encoding="utf-8"))
+    return found
+
+
+async def test_a_model_that_does_as_the_reference_solves_every_task(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    async with stack(tmp_path) as (url, model):
+        ended = await bench("--url", url, "--models", "able", "--at-once", "4", "--out", str(out))
+    assert ended == 0
+    (summary,) = report(out)["figures"]["models"]
+    assert summary["errors"] == {}
+    assert summary["solved"]["value"] == 1.0
+    assert summary["tasks"] == len(ASKED)
+    steps = sum(len(task.solution) for task in ASKED)
+    assert len(model.turns) == steps
+    assert summary["turns"]["value"] == pytest.approx(steps / len(ASKED))
+    assert summary["tool_errors"]["value"] == 0
+    # 100 tokens of prompt a turn, 80 of them cached, as the script says
+    assert summary["cached"]["value"] == pytest.approx(4 * summary["fresh"]["value"])
+    assert (out / "agents.png").stat().st_size > 10_000
+
+
+async def test_conversations_begin_with_instructions_and_examples_and_grow_at_their_end(
+    tmp_path: Path,
+) -> None:
+    task = next(task for task in ASKED if task.name == "bill-with-discount")
+    async with stack(tmp_path) as (url, model):
+        options = ("--url", url, "--models", "able", "--tasks", task.name)
+        await bench(*options, "--out", str(tmp_path / "out"))
+    bodies = [json.loads(turn.body) for turn in model.turns]
+    first, last = bodies[0]["messages"], bodies[-1]["messages"]
+    assert first[0] == {"role": "system", "content": INSTRUCTIONS}
+    shown = sum(len(each.solution) - 1 for each in EXAMPLES)
+    assert [message["role"] for message in first].count("tool") == shown
+    assert first[-1] == {"role": "user", "content": task.ask}
+    for before, after in pairwise(bodies):
+        assert after["messages"][: len(before["messages"])] == before["messages"]
+        assert after["tools"] == before["tools"]
+    results = [message["content"] for message in last[len(first) :] if message["role"] == "tool"]
+    assert results[-1] == "335.75"
+    assert len(results) == 4
+
+
+async def test_each_way_to_fail_is_a_kind_of_error_and_costs_only_its_own_task(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    async with stack(tmp_path) as (url, _):
+        ended = await bench(
+            *("--url", url, "--models", "able,clumsy", "--at-once", "4", "--turns", "5"),
+            *("--out", str(out)),
+        )
+    assert ended == 0
+    figures = report(out)["figures"]
+    able, clumsy = figures["models"]
+    assert able["solved"]["value"] == 1.0
+    assert clumsy["solved"]["value"] == 0.0
+    found: dict[str, Counter[str]] = {}
+    for each in figures["attempts"]:
+        if each["model"] == "clumsy":
+            found.setdefault(each["kind"], Counter())[each["error"]] += 1
+    assert set(found["look_up"]) == {"wrong answer"}
+    assert set(found["compute"]) == {"loop"}
+    assert set(found["files"]) == {"failed: server_error"}
+    assert set(found["edit"]) == {"turns"}
+    assert set(found["several"]) == {"failed: empty_answer"}
+    answered_by = [e["answered_by"] for e in figures["attempts"] if e["error"].startswith("failed")]
+    assert answered_by == [{}] * len(answered_by)
+    refused = [e["tool_errors"] for e in figures["attempts"] if e["error"] == "loop"]
+    assert refused == [2] * len(refused)  # the third call, which closes the circle, is not made
+
+
+async def test_a_model_that_got_worse_is_found_and_one_that_did_not_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, now = tmp_path / "base", tmp_path / "now"
+    async with stack(tmp_path) as (url, _):
+        common = ("--url", url, "--at-once", "4")
+        assert await bench(*common, "--models", "able", "--out", str(base)) == 0
+        written = base / "agents.json"
+        same = await bench(
+            *common, "--models", "able", "--out", str(now), "--against", str(written)
+        )
+        assert await bench(*common, "--models", "forgetful", "--out", str(now)) == 0
+    assert same == 0
+    worse = json.loads((now / "agents.json").read_text(encoding="utf-8"))
+    for each in worse["figures"]["attempts"]:  # as if the same model had changed
+        each["model"] = "able"
+    (now / "agents.json").write_text(json.dumps(worse))
+    capsys.readouterr()
+    ended = await bench("--against", str(written), "--recorded", str(now / "agents.json"))
+    assert ended == 1
+    assert "significantly worse: able: solved" in capsys.readouterr().out
+
+
+async def test_a_model_that_the_stack_does_not_have_is_said_before_anything_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with stack(tmp_path) as (url, model):
+        ended = await bench("--url", url, "--models", "able,clumsey", "--out", str(tmp_path / "o"))
+    assert ended == 2
+    assert model.turns == []
+    assert "'clumsey' is not there; did you mean 'clumsy'?" in capsys.readouterr().err
