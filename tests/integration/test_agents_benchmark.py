@@ -58,6 +58,8 @@ def _clumsy(kind: str, done: int) -> Iterable[Scripted]:
         return calls(("read_file", {"path": "/etc/passwd"}))
     if kind == "files":
         return [ModelError("the engine is on fire", code="server_error", retry=False)]
+    if kind == "edit" and done == 0:
+        return calls(("erase_all", {}))  # the stack itself refuses it
     if kind == "edit":
         return calls(("write_file", {"path": f"{done}.txt", "text": "x"}))
     return says("")
@@ -154,6 +156,8 @@ async def test_each_way_to_fail_is_a_kind_of_error_and_costs_only_its_own_task(
     assert set(found["compute"]) == {"loop"}
     assert set(found["files"]) == {"failed: server_error"}
     assert set(found["edit"]) == {"turns"}
+    refused = [e["tool_errors"] for e in figures["attempts"] if e["error"] == "turns"]
+    assert refused == [1] * len(refused)
     assert set(found["several"]) == {"failed: empty_answer"}
     answered_by = [e["answered_by"] for e in figures["attempts"] if e["error"].startswith("failed")]
     assert answered_by == [{}] * len(answered_by)
