@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,6 +31,8 @@ from router.http import api
 from serving.config import StackConfig
 from serving.static_table import StaticTable
 from tests.contract.front_door import served
+from tests.integration.stacks import eventually
+from tests.integration.stacks import stack as stack_file
 
 ASKED, EXAMPLES = load()
 BY_ASK = {task.ask: task for task in ASKED}
@@ -196,3 +200,26 @@ async def test_a_model_that_the_stack_does_not_have_is_said_before_anything_is_a
     assert ended == 2
     assert model.turns == []
     assert "'clumsey' is not there; did you mean 'clumsy'?" in capsys.readouterr().err
+
+
+@pytest.mark.full
+@pytest.mark.ray
+def test_a_stack_that_is_started_for_it_has_the_policies_as_agents_and_ends_with_it(
+    tmp_path: Path,
+) -> None:
+    """Simulated engines make their answers up: nothing is solved, and everything is asked."""
+    model = {"engine": "simulated", "prices": {"fresh": 1.0, "cached": 0.1, "output": 4.0}}
+    sections = {tier: {**model, "tier": tier} for tier in ("frontier", "small")}
+    with stack_file(tmp_path, models=sections) as made:
+        command = [sys.executable, "-m", "benchmarks.agents", "--config", str(made.config)]
+        command += ["--models", "frontier", "--policies", "small,race", "--turns", "3"]
+        command += ["--tasks", "price-of-helmet", "--out", str(tmp_path / "out")]
+        ended = subprocess.run(
+            command, env=made.env, capture_output=True, text=True, timeout=240, check=False
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr + made.logs()
+        eventually(lambda: not made.processes(), "the stack is gone")
+    attempts = report(tmp_path / "out")["figures"]["attempts"]
+    assert [each["model"] for each in attempts] == ["frontier", "auto-small", "auto-race"]
+    assert all(each["fresh"] > 0 and each["cost_usd"] > 0 for each in attempts), attempts
+    assert set(attempts[0]["answered_by"]) == {"frontier"}
