@@ -22,6 +22,7 @@ import asyncio
 import fnmatch
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,9 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=Limits().seconds, help="of one attempt")
     parser.add_argument("--output-tokens", type=int, default=Limits().output_tokens, help="a turn")
     parser.add_argument(
+        "--salt", type=int, help="keeps prompts from earlier runs' caches; --url: the time, else 0"
+    )
+    parser.add_argument(
         "--no-examples", action="store_true", help="do not show the solved examples first"
     )
     parser.add_argument(
@@ -87,6 +91,8 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--policies: goes with --config; of a stack that runs name agents in --models")
     if unknown := [each for each in options.policies if each not in POLICIES]:
         parser.error(f"--policies: {unknown[0]!r}; valid: {', '.join(POLICIES)}")
+    if options.salt is None:  # engines that were just started have empty caches
+        options.salt = int(time.time()) % 10**6 if options.url else 0
     for name in ("rounds", "at_once", "turns", "seconds", "output_tokens"):
         if getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')}: {getattr(options, name)}; more than 0")
@@ -157,7 +163,7 @@ async def measure(
     shown = () if options.no_examples else examples
     patience = aiohttp.ClientTimeout(total=None)  # an attempt has a limit of its own
     async with aiohttp.ClientSession(timeout=patience, headers=key_header()) as http:
-        asker = Asker(http, url, shown, limits, report=options.report_outcomes)
+        asker = Asker(http, url, shown, limits, salt=options.salt, report=options.report_outcomes)
         await asker.known(models)
         with Progress(console=console, transient=True) as progress:
             bar = progress.add_task("asking", total=len(tasks) * len(models) * options.rounds)

@@ -1,6 +1,6 @@
 """What got better or worse between two runs, paired by task.
 
-    solved     exact sign test over the tasks whose success differs
+    solved     exact sign test over the tasks whose success differs; the change with its interval
     the rest   now ÷ before over the tasks that both solved, with a bootstrap interval over tasks;
                a failed attempt is often a cheap one, so failures are left out
 
@@ -41,6 +41,8 @@ class Solved:
     tasks: int
     before: float
     now: float
+    change: Interval
+    """Now - before, over tasks."""
     gained: tuple[str, ...]
     lost: tuple[str, ...]
     p: float
@@ -125,7 +127,8 @@ def _solved(model: str, pairs: Pairs) -> Solved:
     if p < CONFIDENT:
         says = "better" if len(gained) > len(lost) else "worse"
     before, now = (fmean(each[place] for each in shares.values()) for place in (0, 1))
-    return Solved(model, len(pairs), before, now, gained, lost, p, says)
+    change = interval([new - old for old, new in shares.values()], fmean)
+    return Solved(model, len(pairs), before, now, change, gained, lost, p, says)
 
 
 def _share(attempts: Sequence[Attempt]) -> float:

@@ -141,6 +141,7 @@ def comparison(found: Comparison) -> list[Table]:
             str(each.tasks),
             f"{each.before:.0%}",
             f"{each.now:.0%}",
+            f"{each.change.value:+.0%} ({each.change.low:+.0%} to {each.change.high:+.0%})",
             f"{len(each.gained)}",
             f"{len(each.lost)}",
             f"{each.p:.3f}",
@@ -160,7 +161,7 @@ def comparison(found: Comparison) -> list[Table]:
         )
         for each in found.measured
     ]
-    first = ("model", "tasks", "before", "now", "gained", "lost", "p", "")
+    first = ("model", "tasks", "before", "now", "change, 95 %", "gained", "lost", "p", "")
     second = ("model", "a solved task's", "tasks", "before", "now", "now ÷ before, 95 %", "")
     return [
         show.table("Solved, now and before", first, solved),

@@ -7,6 +7,9 @@
 
 The loop, its journal and its routing are the stack's; the tools are ours, because only then is
 nothing asked of the stack but its public API, and each task has files of its own.
+
+Prompts begin with a number of their model and round. Without it a model that is asked second would
+find in the cache of a shared engine what the first one paid for: often the whole conversation.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -131,13 +135,16 @@ class Asker:
         examples: Sequence[Task] = (),
         limits: Limits = Limits(),
         *,
+        salt: int = 0,
         report: bool = False,
     ) -> None:
-        """`report` tells the stack of each answer whether it was right: `auto` learns from it."""
+        """`salt` keeps this run from what earlier ones left in caches; `report` tells the stack of
+        each answer whether it was right: `auto` learns from it."""
         self._http = http
         self._url = url.rstrip("/")
-        self._head = [_message("system", INSTRUCTIONS), *worked(examples)]
+        self._worked = worked(examples)
         self._limits = limits
+        self._salt = salt
         self._report = report
 
     async def known(self, models: Sequence[str]) -> None:
@@ -159,7 +166,9 @@ class Asker:
             verdict = RIGHT
             try:
                 async with asyncio.timeout(self._limits.seconds):
-                    answer = await self._converse(task, model, task.furnish(Path(place)), spent)
+                    head = [_message("system", instructions(self._salt, model, number))]
+                    head += [*self._worked, _message("user", task.ask)]
+                    answer = await self._converse(model, head, task.furnish(Path(place)), spent)
                 verdict = judge(task, Path(place), answer)
             except GaveUp as gave_up:
                 verdict = gave_up.verdict
@@ -182,7 +191,9 @@ class Asker:
             **taken,
         )
 
-    async def _converse(self, task: Task, model: str, folder: Folder, spent: Spent) -> str:
+    async def _converse(
+        self, model: str, head: Sequence[Item], folder: Folder, spent: Spent
+    ) -> str:
         """The final answer. Raises GaveUp."""
         body: dict[str, Any] = {
             "model": model,
@@ -190,7 +201,7 @@ class Asker:
             "temperature": 0,
             "max_output_tokens": self._limits.output_tokens,
         }
-        sent = {"input": [*self._head, _message("user", task.ask)]}
+        sent: dict[str, Any] = {"input": head}
         before: list[list[tuple[str, str]]] = []
         for _ in range(self._limits.turns):
             response = await self._ask({**body, **sent})
@@ -235,6 +246,12 @@ class Asker:
             body = {"request_id": each, "success": solved}
             async with self._http.post(f"{self._url}{OUTCOMES}", json=body):
                 pass
+
+
+def instructions(salt: int, model: str, number: int) -> str:
+    """What a conversation begins with: as many digits whatever they are, then the same words."""
+    digits = f"{salt % 10**6:06d}{zlib.crc32(model.encode()) % 10**4:04d}{number % 100:02d}"
+    return f"Folder {digits}. {INSTRUCTIONS}"
 
 
 def worked(examples: Sequence[Task]) -> list[Item]:

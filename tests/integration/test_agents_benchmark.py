@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from benchmarks import agents
-from benchmarks.agents_run import INSTRUCTIONS
+from benchmarks.agents_run import instructions
 from benchmarks.agents_tasks import SAY, load
 from orchestrator.agents import Agents
 from orchestrator.api.intake import Intake
@@ -122,11 +122,11 @@ async def test_conversations_begin_with_instructions_and_examples_and_grow_at_th
 ) -> None:
     task = next(task for task in ASKED if task.name == "bill-with-discount")
     async with stack(tmp_path) as (url, model):
-        options = ("--url", url, "--models", "able", "--tasks", task.name)
+        options = ("--url", url, "--models", "able", "--tasks", task.name, "--salt", "17")
         await bench(*options, "--out", str(tmp_path / "out"))
     bodies = [json.loads(turn.body) for turn in model.turns]
     first, last = bodies[0]["messages"], bodies[-1]["messages"]
-    assert first[0] == {"role": "system", "content": INSTRUCTIONS}
+    assert first[0] == {"role": "system", "content": instructions(17, "able", 0)}
     shown = sum(len(each.solution) - 1 for each in EXAMPLES)
     assert [message["role"] for message in first].count("tool") == shown
     assert first[-1] == {"role": "user", "content": task.ask}
@@ -136,6 +136,19 @@ async def test_conversations_begin_with_instructions_and_examples_and_grow_at_th
     results = [message["content"] for message in last[len(first) :] if message["role"] == "tool"]
     assert results[-1] == "335.75"
     assert len(results) == 4
+
+
+async def test_no_model_and_no_round_finds_in_a_cache_what_another_one_computed(
+    tmp_path: Path,
+) -> None:
+    async with stack(tmp_path) as (url, model):
+        options = ("--url", url, "--models", "able,forgetful", "--tasks", "price*,cost*")
+        await bench(*options, "--rounds", "2", "--out", str(tmp_path / "out"))
+    firsts = [json.loads(turn.body)["messages"][0]["content"] for turn in model.turns]
+    assert len(set(firsts)) == 4
+    assert len({len(each) for each in firsts}) == 1
+    assert len({each.partition(". ")[2] for each in firsts}) == 1
+    assert len({each.partition(". ")[0][:13] for each in firsts}) == 1  # the run's own digits
 
 
 async def test_each_way_to_fail_is_a_kind_of_error_and_costs_only_its_own_task(
