@@ -26,8 +26,9 @@ from typing import Any
 
 import aiohttp
 
+from benchmarks.agents_folder import Folder
 from benchmarks.agents_tasks import RIGHT, Task, Verdict, judge, play
-from benchmarks.agents_tools import Folder, Told, definitions
+from benchmarks.agents_tools import Told, call, definitions
 from benchmarks.harness.stats import by_turns
 from serving.errors import ConfigError
 from serving.sections import nearest
@@ -304,14 +305,14 @@ def _output(call_id: str, told: Told) -> Item:
     return {"type": "function_call_output", "call_id": call_id, "output": told.text}
 
 
-def _run(folder: Folder, call: Item) -> Told:
+def _run(folder: Folder, asked: Item) -> Told:
     try:
-        arguments = json.loads(call["arguments"])
+        arguments = json.loads(asked["arguments"])
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         return Told("error: the arguments are no JSON object", refused=True)
-    return folder.call(call["name"], arguments)
+    return call(folder, asked["name"], arguments)
 
 
 def _refused(item: Item) -> bool:

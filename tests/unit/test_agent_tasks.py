@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.agents_tasks import HOME, Answer, Task, held, judge, last_line, load, play
+from benchmarks.agents_tools import call
 from serving.errors import ConfigError
 
 ASKED, EXAMPLES = load()
@@ -61,9 +62,9 @@ def test_doing_nothing_solves_no_task(task: Task, said: str, tmp_path: Path) -> 
 def test_a_right_result_beside_a_stray_change_is_refused(task: Task, tmp_path: Path) -> None:
     folder = task.furnish(tmp_path)
     _, answer = play(folder, task.solution)
-    folder.call("write_file", {"path": "stray.txt", "text": "oops"})
+    call(folder, "write_file", {"path": "stray.txt", "text": "oops"})
     assert judge(task, tmp_path, answer).wrong == "wrong files"
-    folder.call("delete_file", {"path": "stray.txt"})
+    call(folder, "delete_file", {"path": "stray.txt"})
     assert not judge(task, tmp_path, answer).wrong
     untouched = next(path for path in sorted(held(tmp_path)) if path not in task.files)
     (tmp_path / untouched).write_bytes((tmp_path / untouched).read_bytes() + b" ")
@@ -117,7 +118,11 @@ def test_of_several_names_only_the_right_one_may_stand_in_the_last_line(
     [
         ({"text": "a\nb"}, ["a\nb", "a  \nb\n\n"], ["a b", "a\n\nb", " ab", ""]),
         ({"json": {"n": 1}}, ['{"n": 1}', '{ "n": 1.0 }'], ['{"n": true}', '{"n": "1"}', "{", ""]),
-        ({"rows": [["a", "1.5"]]}, ["a,1.50", '"a", 1.5\n'], ["a,1.5\nb,2", "a", "1.5,a", ""]),
+        (
+            {"rows": [["a", "1.5"]]},
+            ["a,1.50", '"a", 1.5\n'],
+            ["a,1.5\nb,2", "a", "1.5,a", "", "a,sNaN", "a,\r1.5"],
+        ),
     ],
 )
 def test_a_file_may_be_written_in_other_ways_but_hold_nothing_else(

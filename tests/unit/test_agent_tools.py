@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks import agents_tools
+from benchmarks import agents_folder, agents_tools
+from benchmarks.agents_folder import Folder
 from benchmarks.agents_tasks import held
-from benchmarks.agents_tools import Folder, Told, definitions
+from benchmarks.agents_tools import Told, call, definitions
 from serving import schemas
 
 
@@ -69,18 +70,18 @@ def test_no_tool_reads_or_writes_outside_of_the_folder(path: str, inside: Path) 
         ("json_get", {"path": path, "key": ""}),
     ]
     for name, arguments in calls:
-        told = folder.call(name, arguments)
+        told = call(folder, name, arguments)
         assert told.refused, (name, told)
         assert "secret\n" not in told.text
     if path:
-        assert folder.call("list_files", {"folder": path}).refused
+        assert call(folder, "list_files", {"folder": path}).refused
     assert {p: p.read_bytes() for p in inside.parent.rglob("*") if p.is_file()} == around
 
 
 def test_searching_and_listing_do_not_follow_links(inside: Path) -> None:
     folder = Folder(inside)
-    assert folder.call("search", {"text": "secret"}).text == "no line holds that text"
-    listed = folder.call("list_files", {"folder": "."}).text.splitlines()
+    assert call(folder, "search", {"text": "secret"}).text == "no line holds that text"
+    listed = call(folder, "list_files", {"folder": "."}).text.splitlines()
     assert listed == ["notes/a.txt", "site.json", "stock.csv"]
 
 
@@ -99,7 +100,7 @@ def test_whatever_is_written_a_call_is_answered_and_nothing_outside_changes(
     name: str, texts: list[str], inside: Path
 ) -> None:
     parameters = next(d for d in definitions() if d["name"] == name)["parameters"]["required"]
-    told = Folder(inside).call(name, dict(zip(parameters, texts, strict=False)))
+    told = call(Folder(inside), name, dict(zip(parameters, texts, strict=False)))
     assert told.text
     assert (inside.parent / "secret.txt").read_text() == "secret"
     assert {p.name for p in inside.parent.iterdir()} == {"inside", "inside-too", "secret.txt"}
@@ -119,15 +120,15 @@ def test_whatever_is_written_a_call_is_answered_and_nothing_outside_changes(
 def test_a_call_that_no_tool_has_is_refused_in_words(
     name: str, arguments: Mapping[str, object], inside: Path
 ) -> None:
-    told = Folder(inside).call(name, arguments)
+    told = call(Folder(inside), name, arguments)
     assert told.refused
     assert told.text.startswith("error: ")
 
 
 @pytest.mark.parametrize("expression", ["__import__('os').getcwd()", "9 ** 9 ** 9", "1 / 0", "x"])
 def test_the_calculator_computes_and_executes_nothing(expression: str, inside: Path) -> None:
-    assert Folder(inside).call("calculate", {"expression": expression}).refused
-    assert Folder(inside).call("calculate", {"expression": "2 * (3 + 4.5)"}) == Told("15")
+    assert call(Folder(inside), "calculate", {"expression": expression}).refused
+    assert call(Folder(inside), "calculate", {"expression": "2 * (3 + 4.5)"}) == Told("15")
 
 
 @pytest.mark.parametrize(
@@ -156,10 +157,35 @@ def test_tools_say_what_they_found_or_what_is_wrong(
 ) -> None:
     parameters = next(d for d in definitions() if d["name"] == name)["parameters"]["required"]
     before = held(inside)
-    told = Folder(inside).call(name, dict(zip(parameters, arguments, strict=True)))
+    told = call(Folder(inside), name, dict(zip(parameters, arguments, strict=True)))
     assert told.text.startswith(said)
     assert told.refused is said.startswith("error: ")
     assert held(inside) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "arguments"),
+    [
+        ("csv_rows", "a,b\r1,2\n", ("a", "1")),
+        ("csv_stats", "a\n9e999999\n9e999999\n", ("a", "", "")),
+        ("csv_stats", "a\nsNaN\nInfinity\n", ("a", "", "")),
+        ("csv_stats", "a,a\n1,2,3,4\n", ("a", "", "")),
+        ("csv_rows", "\n\n", ("a", "1")),
+        ("csv_rows", "\x00,a\n1\n", ("a", "")),
+        ("json_get", "[1]", ("\u00b2",)),
+        ("json_get", "[1]", ("9" * 5000,)),
+        ("json_get", "[" * 100_000, ("0",)),
+        ("json_get", "1" * 5000, ("",)),
+        ("search", "\ufeff\x85", ("\u0130",)),
+    ],
+)
+def test_odd_files_and_arguments_are_answered_in_words(
+    name: str, text: str, arguments: tuple[str, ...], inside: Path
+) -> None:
+    (inside / "odd.csv").write_text(text)
+    sent = arguments if name == "search" else ("odd.csv", *arguments)
+    parameters = next(d for d in definitions() if d["name"] == name)["parameters"]["required"]
+    assert call(Folder(inside), name, dict(zip(parameters, sent, strict=True))).text
 
 
 def test_files_are_written_changed_moved_and_deleted(inside: Path) -> None:
@@ -172,7 +198,7 @@ def test_files_are_written_changed_moved_and_deleted(inside: Path) -> None:
         ("delete_file", "new/b.txt"),
     ):
         parameters = next(d for d in definitions() if d["name"] == name)["parameters"]["required"]
-        told = folder.call(name, dict(zip(parameters, arguments, strict=True)))
+        told = call(folder, name, dict(zip(parameters, arguments, strict=True)))
         assert not told.refused, told
     assert (inside / "deep" / "er" / "c.txt").read_text() == "one\n2\n"
     assert "new/b.txt" not in held(inside)
@@ -182,17 +208,17 @@ def test_files_are_written_changed_moved_and_deleted(inside: Path) -> None:
 def test_sizes_and_counts_are_bounded(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Folder(inside)
     big = "x" * agents_tools.MAX_TEXT
-    assert folder.call("write_file", {"path": "big.txt", "text": big + "x"}).refused
-    assert not folder.call("write_file", {"path": "big.txt", "text": big}).refused
-    shown = folder.call("read_file", {"path": "big.txt"}).text
+    assert call(folder, "write_file", {"path": "big.txt", "text": big + "x"}).refused
+    assert not call(folder, "write_file", {"path": "big.txt", "text": big}).refused
+    shown = call(folder, "read_file", {"path": "big.txt"}).text
     assert len(shown) < agents_tools.MAX_SHOWN + 100
     assert "(cut: 5000 more characters" in shown
     many = "apple\n" * 50
-    folder.call("write_file", {"path": "many.txt", "text": many})
-    assert folder.call("search", {"text": "apple"}).text.count("\n") == agents_tools.MAX_HITS
-    monkeypatch.setattr(agents_tools, "MAX_FILES", len(held(inside)) - 2)  # but for the links
-    assert folder.call("write_file", {"path": "one-more.txt", "text": ""}).refused
-    assert not folder.call("write_file", {"path": "big.txt", "text": "again"}).refused
+    call(folder, "write_file", {"path": "many.txt", "text": many})
+    assert call(folder, "search", {"text": "apple"}).text.count("\n") == agents_tools.MAX_HITS
+    monkeypatch.setattr(agents_folder, "MAX_FILES", len(held(inside)) - 2)  # but for the links
+    assert call(folder, "write_file", {"path": "one-more.txt", "text": ""}).refused
+    assert not call(folder, "write_file", {"path": "big.txt", "text": "again"}).refused
 
 
 def test_each_schema_is_accepted_as_a_grammar_as_it_is() -> None:

@@ -71,7 +71,8 @@ def test_losing_is_significant_from_six_tasks_on_when_none_is_won(lost: int, say
     assert found.solved[0].says == says
     assert found.solved[0].lost == tuple(sorted(NAMES[:lost]))
     change = found.solved[0].change
-    assert change.low <= change.value == pytest.approx(-lost / 30) <= change.high
+    assert change.value == pytest.approx(-lost / 30)
+    assert change.low <= change.value <= change.high
     assert found.worse == (["auto: solved"] if says == "worse" else [])
     assert compare(run_of(lost), run_of()).solved[0].says == says.replace("worse", "better")
 
