@@ -35,7 +35,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks import agents_compare, agents_report, agents_tasks
-from benchmarks.agents_run import Asker, Attempt, Limits, ask_all
+from benchmarks.agents_attempt import Attempt, Limits
+from benchmarks.agents_run import Asker, ask_all
 from benchmarks.agents_tasks import Task
 from benchmarks.harness import show
 from benchmarks.harness.run import Run, conclude
@@ -163,7 +164,7 @@ async def measure(
     shown = () if options.no_examples else examples
     patience = aiohttp.ClientTimeout(total=None)  # an attempt has a limit of its own
     async with aiohttp.ClientSession(timeout=patience, headers=key_header()) as http:
-        asker = Asker(http, url, shown, limits, salt=options.salt, report=options.report_outcomes)
+        asker = Asker(http, url, limits, shown, salt=options.salt, report=options.report_outcomes)
         await asker.known(models)
         with Progress(console=console, transient=True) as progress:
             bar = progress.add_task("asking", total=len(tasks) * len(models) * options.rounds)

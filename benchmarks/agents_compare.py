@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-from benchmarks.agents_run import Attempt
+from benchmarks.agents_attempt import Attempt
 from benchmarks.harness.stats import Interval, interval, sign_test
 from serving.errors import ConfigError
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from benchmarks.agents_attempt import Attempt
 from benchmarks.agents_compare import Comparison
-from benchmarks.agents_run import Attempt
 from benchmarks.harness import show
 from benchmarks.harness.stats import Interval, interval, wilson
 

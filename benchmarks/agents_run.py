@@ -19,17 +19,27 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
 
+from benchmarks.agents_attempt import (
+    Attempt,
+    GaveUp,
+    Item,
+    Limits,
+    Spent,
+    ended_well,
+    refused_by_stack,
+    text_of,
+)
 from benchmarks.agents_folder import Folder
 from benchmarks.agents_tasks import RIGHT, Task, Verdict, judge, play
 from benchmarks.agents_tools import Told, call, definitions
-from benchmarks.harness.stats import by_turns
 from serving.errors import ConfigError
 from serving.sections import nearest
 
@@ -41,89 +51,6 @@ INSTRUCTIONS = (
 SAME_CALLS = 3
 """The same calls so many times in a row are a circle: nobody waits for its end."""
 OUTCOMES = "/v1/warmloop/outcomes"
-Item = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How far one attempt may go."""
-
-    turns: int = 12
-    seconds: float = 600.0
-    output_tokens: int = 512
-    """Of one turn."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What came of one task, asked once. Tokens as the stack's engines counted them."""
-
-    model: str
-    task: str
-    kind: str
-    round: int
-    fingerprint: str
-    error: str
-    """Its kind; empty: the task was solved."""
-    why: str
-    turns: int
-    tool_calls: int
-    tool_errors: int
-    fresh: int
-    cached: int
-    output: int
-    cost_usd: float | None
-    """None where the server names no costs."""
-    seconds: float
-    answered_by: Mapping[str, int]
-    """Turns by the model that took them."""
-    conversation: str
-
-    @property
-    def solved(self) -> bool:
-        return not self.error
-
-
-class GaveUp(Exception):
-    """An attempt that ended without an answer to judge."""
-
-    def __init__(self, error: str, why: str) -> None:
-        super().__init__(error)
-        self.verdict = Verdict(error, why[:300])
-
-
-@dataclass(slots=True)
-class Spent:
-    """What an attempt has taken so far."""
-
-    turns: int = 0
-    tool_calls: int = 0
-    tool_errors: int = 0
-    fresh: int = 0
-    cached: int = 0
-    output: int = 0
-    cost_usd: float | None = None
-    answered_by: dict[str, int] = field(default_factory=dict)
-    conversation: str = ""
-    responses: list[str] = field(default_factory=list)
-
-    def note(self, response: Mapping[str, Any]) -> None:
-        """One response more."""
-        usage = response.get("usage") or {}
-        cached = (usage.get("input_tokens_details") or {}).get("cached_tokens") or 0
-        self.fresh += usage.get("input_tokens", 0) - cached
-        self.cached += cached
-        self.output += usage.get("output_tokens", 0)
-        self.responses.append(response["id"])
-        self.conversation = (response.get("conversation") or {}).get("id", self.conversation)
-        ours = response.get("warmloop") or {}
-        turns = ours.get("turns", [{"model": response.get("model", "")}])
-        self.turns += len(turns)
-        for turn in turns:
-            self.answered_by[turn["model"]] = self.answered_by.get(turn["model"], 0) + 1
-        cost = (ours.get("totals") or {}).get("cost_usd")
-        if cost is not None:
-            self.cost_usd = (self.cost_usd or 0.0) + cost
 
 
 class Asker:
@@ -133,8 +60,8 @@ class Asker:
         self,
         http: aiohttp.ClientSession,
         url: str,
+        limits: Limits,
         examples: Sequence[Task] = (),
-        limits: Limits = Limits(),
         *,
         salt: int = 0,
         report: bool = False,
@@ -207,15 +134,15 @@ class Asker:
         for _ in range(self._limits.turns):
             response = await self._ask({**body, **sent})
             spent.note(response)
-            _ended_well(response)
+            ended_well(response)
             output = response["output"]
             calls = [item for item in output if item["type"] == "function_call"]
             answered = {i["call_id"]: i for i in output if i["type"] == "function_call_output"}
             spent.tool_calls += len(calls)
-            spent.tool_errors += sum(map(_refused, answered.values()))
+            spent.tool_errors += sum(map(refused_by_stack, answered.values()))
             open_calls = [call for call in calls if call["call_id"] not in answered]
             if not open_calls:
-                return _text(output)
+                return text_of(output)
             before.append([(call["name"], call["arguments"]) for call in open_calls])
             if len(before) >= SAME_CALLS and all(b == before[-1] for b in before[-SAME_CALLS:]):
                 name, arguments = before[-1][0]
@@ -245,8 +172,9 @@ class Asker:
     async def _tell(self, responses: Sequence[str], *, solved: bool) -> None:
         for each in responses:  # of models that are not `auto` there is nothing to report: 404
             body = {"request_id": each, "success": solved}
-            async with self._http.post(f"{self._url}{OUTCOMES}", json=body):
-                pass
+            with suppress(aiohttp.ClientError):  # the attempt itself is over
+                async with self._http.post(f"{self._url}{OUTCOMES}", json=body):
+                    pass
 
 
 def instructions(salt: int, model: str, number: int) -> str:
@@ -264,8 +192,8 @@ def worked(examples: Sequence[Task]) -> list[Item]:
         items.append(_message("user", task.ask))
         for name, arguments, told in done:
             call_id = f"call_{len(items)}"
-            call = {"type": "function_call", "call_id": call_id, "name": name}
-            items.append({**call, "arguments": json.dumps(arguments)})
+            asked = {"type": "function_call", "call_id": call_id, "name": name}
+            items.append({**asked, "arguments": json.dumps(arguments)})
             items.append(_output(call_id, told))
         items.append(_message("assistant", answer))
     return items
@@ -292,8 +220,8 @@ async def ask_all(
     asked: list[asyncio.Task[Attempt]] = []
     async with asyncio.TaskGroup() as group:
         for place, (task, number) in enumerate((t, n) for n in range(rounds) for t in tasks):
-            turn = [*by_turns(2, models)][(place % 2) * len(models) :][: len(models)]
-            asked += [group.create_task(one(task, model, number)) for _, model in turn]
+            turn = models if place % 2 == 0 else models[::-1]
+            asked += [group.create_task(one(task, model, number)) for model in turn]
     return [each.result() for each in asked]
 
 
@@ -313,25 +241,3 @@ def _run(folder: Folder, asked: Item) -> Told:
     if not isinstance(arguments, dict):
         return Told("error: the arguments are no JSON object", refused=True)
     return call(folder, asked["name"], arguments)
-
-
-def _refused(item: Item) -> bool:
-    """Is what the stack itself told the model of a call a refusal?"""
-    return str(item.get("output", "")).startswith('{"error_code"')
-
-
-def _ended_well(response: Mapping[str, Any]) -> None:
-    """Raises GaveUp where the stack says that the response did not."""
-    status = response.get("status")
-    if status == "failed":
-        error = response.get("error") or {}
-        raise GaveUp(f"failed: {error.get('type') or error.get('code')}", error.get("message", ""))
-    if status != "completed":
-        details = response.get("incomplete_details") or {}
-        raise GaveUp(f"{status}: {details.get('reason')}", details.get("message") or "")
-
-
-def _text(output: Sequence[Item]) -> str:
-    """What the response says in words."""
-    parts = (part for item in output if item["type"] == "message" for part in item["content"])
-    return "".join(part["text"] for part in parts if part["type"] == "output_text")

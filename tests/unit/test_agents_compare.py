@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from benchmarks import agents, agents_report
+from benchmarks.agents_attempt import Attempt
 from benchmarks.agents_compare import compare, read
-from benchmarks.agents_run import Attempt
 from benchmarks.harness.run import ROOT, Run
 from benchmarks.harness.stats import sign_test, wilson
 from serving import stack_file
