@@ -51,7 +51,10 @@ def model_of(stack: Path, name: str) -> ModelConfig:
 @asynccontextmanager
 async def engine(name: str, model: ModelConfig) -> AsyncIterator[str]:
     """The URL of an engine that serves `model` as `name`; weights are fetched first."""
-    folder = await asyncio.to_thread(weights.fetch, name, model, progress=weights.PlainProgress())
+    folder = Path()
+    if model.engine != "simulated":
+        fetched = weights.PlainProgress()
+        folder = await asyncio.to_thread(weights.fetch, name, model, progress=fetched)
     with TemporaryDirectory(prefix="warmloop-bench-") as logs:
         async with aiohttp.ClientSession() as http:
             process = EngineProcess(adapter_for(model.engine), http)
