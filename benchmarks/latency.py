@@ -48,6 +48,8 @@ from benchmarks.latency_stack import MODEL, stack
 from serving.config import ModelConfig
 
 LIMIT = 0.05
+HEAD_TOKENS, TURN_TOKENS = 48, 80
+"""At most, of one repetition at a prompt's head, and of a turn with its answer."""
 STACK = ROOT / "configs" / "cpu-small.yaml"
 """Whose `small` is the 135M."""
 
@@ -64,13 +66,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--head", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("out"))
     options = parser.parse_args(arguments)
-    for name in ("rounds", "head", *("sessions" for _ in options.sessions)):
-        given = getattr(options, name)
-        if min(given if isinstance(given, list) else [given]) < 1:
-            parser.error(f"--{name}: at least 1 (got {given})")
+    for name in ("rounds", "head"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name}: at least 1 (got {getattr(options, name)})")
+    if least := [each for each in options.sessions if each < 1]:
+        parser.error(f"--sessions: at least 1 each (got {least[0]})")
+    model = _model(simulated=options.simulated, sessions=max(options.sessions))
+    longest = options.head * HEAD_TOKENS + (options.rounds + 1) * TURN_TOKENS
+    if longest > model.context_tokens:
+        parser.error(
+            f"--rounds {options.rounds} --head {options.head}: a session would have some {longest} "
+            f"tokens, and the context is {model.context_tokens}; choose fewer"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     console, run = console_of(110), Run("latency", options)
-    load = uvloop.run(measured(options, console))
+    load = uvloop.run(measured(options, model, console))
     found = {case: figures(case, turns) for case, turns in cases(load.turns).items()}
     beside, journals = pairs(load), journals_of(load)
     tables(console, found, journals, beside)
@@ -86,9 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return conclude(console, bars, options.out)
 
 
-async def measured(options: argparse.Namespace, console: Console) -> Load:
+async def measured(options: argparse.Namespace, model: ModelConfig, console: Console) -> Load:
     """Start it all, and ask."""
-    model = _model(simulated=options.simulated, sessions=max(options.sessions))
     first, *others = options.sessions
     with TemporaryDirectory(prefix="latency-", dir=options.out) as folder:
         async with (
@@ -143,7 +152,8 @@ def judged(beside: Mapping[Case, Compared], sessions: int, *, simulated: bool) -
     if simulated:
         return []
     share = beside[Case("stack", "warm", sessions)].share
-    what = f"the stack's share of a warm turn ({share.low:.1%} to {share.high:.1%})"
+    interval = f"{share.low:.3f} to {share.high:.3f}"
+    what = f"what the stack adds to a warm turn, {sessions} at once ({interval})"
     return [Bar(what, share.value, LIMIT)]
 
 
