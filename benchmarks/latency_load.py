@@ -40,6 +40,7 @@ CALL = {"calls": [{"name": "look_up", "arguments": {"item": "bell"}}]}
 SIMULATE = "SIMULATE: " + json.dumps([CALL, {"text": "A bell costs 12.90 EUR."}])
 """What a simulated engine does; a real one takes it for noise."""
 SALT = b',"cache_salt":"bare"}'
+IDLE_S = 0.05
 ASKS = (
     "Which bell would you put on a bicycle for a child, and what does it cost with a pump?",
     "A customer wants three chains by Friday. Is that possible, and what do I tell them now?",
@@ -139,7 +140,7 @@ class Load:
             return Session((await answer.json())["id"], self._stack.agent.prompt())
 
     async def _stack_round(self, kind: Kind, number: int, talks: Sequence[Session]) -> list[Turn]:
-        before = await self._stack.journal_clock()
+        before = await self._idle()
         asked = await asyncio.gather(*(self._ask_stack(kind, talk) for talk in talks))
         after = await self._stack.journal_clock()
         if number:
@@ -150,6 +151,13 @@ class Load:
             budgets = await self._budgets(kind, talk, times, response)
             turns.append(Turn("stack", kind, len(talks), (number, place), times, budgets))
         return turns
+
+    async def _idle(self) -> tuple[float, int]:
+        """What the journal's clock says, and then a pause, the same for both arms: nobody is to be
+        found warm from a request just before."""
+        said = await self._stack.journal_clock()
+        await asyncio.sleep(IDLE_S)
+        return said
 
     async def _ask_stack(self, kind: Kind, talk: Session) -> tuple[Asked, str]:
         agent = {"model": DESK, "tool_choice": FORCED} if kind == "tools" else {"model": TALK}
@@ -182,6 +190,7 @@ class Load:
 
     async def _bare_round(self, kind: Kind, number: int, talks: Sequence[Session]) -> list[Turn]:
         bodies = [talk.twin.body({})[:-1] + SALT for talk in talks]
+        await self._idle()
         asked = await asyncio.gather(*map(self._ask_engine, bodies))
         return [
             Turn("bare", kind, len(talks), (number, place), times, (budget,))
