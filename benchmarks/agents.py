@@ -13,6 +13,7 @@ a stack that asks for one is read from $WARMLOOP_API_KEY.
 
 Writes OUT/agents.json and OUT/agents.png. It ends with 1 when something is significantly worse than
 BASE, else with 0, however many tasks were solved: what a model can do is no fault of the stack.
+Ctrl-C ends it with a report of what was asked by then.
 """
 
 from __future__ import annotations
@@ -157,8 +158,10 @@ async def measure(
     tasks: Sequence[Task],
     examples: Sequence[Task],
     console: Console,
+    *,
+    ended: list[Attempt],
 ) -> list[Attempt]:
-    """Ask all."""
+    """Ask all; those that have ended are in `ended` meanwhile."""
     models = [*options.models, *(f"auto-{policy}" for policy in options.policies)]
     limits = Limits(options.turns, options.seconds, options.output_tokens)
     shown = () if options.no_examples else examples
@@ -170,6 +173,7 @@ async def measure(
             bar = progress.add_task("asking", total=len(tasks) * len(models) * options.rounds)
 
             def done(attempt: Attempt) -> None:
+                ended.append(attempt)
                 said = f"{attempt.error}: {attempt.why}" if attempt.error else "solved"
                 progress.console.print(
                     f"{attempt.model}  {attempt.task}  {attempt.seconds:.1f} s  {said}"[:150],
@@ -218,21 +222,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tasks = chosen(tasks, options.tasks)
         if options.against:
             agents_compare.read(options.against)  # better now than after an hour
+        attempts: list[Attempt] = []
+        interrupted = False
         with stack_of(options) as url:
-            attempts = asyncio.run(measure(url, options, tasks, examples, console))
-        summaries = agents_report.summarise(attempts)
-        for table in agents_report.tables(summaries):
-            console.print(table)
-        options.out.mkdir(parents=True, exist_ok=True)
+            try:
+                attempts = asyncio.run(
+                    measure(url, options, tasks, examples, console, ended=attempts)
+                )
+            except KeyboardInterrupt:
+                interrupted = True
+                console.print(f"interrupted after {len(attempts)} attempts", highlight=False)
+        if not attempts:
+            return 130
+        shown(attempts, options.out, console)
+        written = options.out / "agents.json"
+        figures = {"models": agents_report.summarise(attempts), "attempts": attempts}
+        run.write(written, figures)  # whatever comes of the comparison
         found = judged(options, attempts, console)
+        if found:
+            run.write(written, {**figures, "comparison": found})
     except WarmloopError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    figures: dict[str, Any] = {"models": summaries, "comparison": found, "attempts": attempts}
-    run.write(options.out / "agents.json", figures)
-    agents_report.picture(attempts, options.out / "agents.png")
     conclude(console, [], options.out)
+    if interrupted:
+        return 130
     return 1 if found and found.worse else 0
+
+
+def shown(attempts: Sequence[Attempt], out: Path, console: Console) -> None:
+    """Tables, and the picture."""
+    for table in agents_report.tables(agents_report.summarise(attempts)):
+        console.print(table)
+    out.mkdir(parents=True, exist_ok=True)
+    agents_report.picture(attempts, out / "agents.png")
 
 
 if __name__ == "__main__":

@@ -260,3 +260,16 @@ def test_tasks_are_chosen_by_pattern_and_listed(capsys: pytest.CaptureFixture[st
 def test_a_stack_that_is_not_there_is_said_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert agents.main(["--url", "http://127.0.0.1:9"]) == 2
     assert "http://127.0.0.1:9 does not answer as a stack" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_reports_what_had_ended_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def measure(*_: object, ended: list[Attempt]) -> list[Attempt]:
+        ended += run_of(3)[:4]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(agents, "measure", measure)
+    assert agents.main(["--url", "http://127.0.0.1:9", "--out", str(tmp_path / "out")]) == 130
+    assert "interrupted after 4 attempts" in capsys.readouterr().out
+    assert read(tmp_path / "out" / "agents.json") == run_of(3)[:4]
