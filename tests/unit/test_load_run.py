@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -290,6 +291,13 @@ async def test_beside_an_outside_harness_both_are_given_the_same_and_their_repor
         "first token, p50: |ours ÷ theirs - 1|": True,
     }
     assert (tmp_path / "load-outside.png").read_bytes().startswith(b"\x89PNG")
+
+
+async def test_an_outside_harness_that_failed_is_not_passed_over(tmp_path: Path) -> None:
+    fails = [sys.executable, "-c", "raise SystemExit(1)"]
+    await load_beside.run(fails, tmp_path / "a.log", fine=(0, 1))
+    with pytest.raises(RuntimeError, match=r"ended with 1; see .*b\.log"):
+        await load_beside.run(fails, tmp_path / "b.log")
 
 
 def options(*arguments: str) -> str:
