@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"tokens, and the context is {model.context_tokens}; choose fewer"
         )
     options.out.mkdir(parents=True, exist_ok=True)
-    console, run = console_of(110), Run("latency", options)
+    console, run = console_of(120), Run("latency", options)
     load = uvloop.run(measured(options, model, console))
     found = {case: figures(case, turns) for case, turns in cases(load.turns).items()}
     beside, journals = pairs(load), journals_of(load)

@@ -91,7 +91,7 @@ def _parts(console: Console, title: str, arm: Arm, found: Mapping[Case, Figures]
 def _ms(said: Spread | None) -> str:
     if said is None or not said.p99:
         return ""
-    return f"{said.p50 * 1000:,.1f}  {said.p99 * 1000:,.1f}"
+    return "  ".join(f"{1000 * s:,.{1 if s < 0.1 else 0}f}" for s in (said.p50, said.p99))
 
 
 def _interval(said: Interval, times: float, unit: str = "") -> str:
@@ -166,6 +166,8 @@ def _stack(
 
 def _first(panel: Axes, found: Mapping[Case, Figures]) -> None:
     """Time to the first event and to the first text, as a client sees them."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     rows = [
         (f"{case}: {case.arm}, {name}", said, OURS if case.arm == "stack" else OTHERS)
         for case, each in found.items()
@@ -179,8 +181,8 @@ def _first(panel: Axes, found: Mapping[Case, Figures]) -> None:
     panel.set_yticks(range(len(rows)), [label for label, *_ in rows], fontsize=7)
     panel.invert_yaxis()
     panel.set_xscale("log")
-    for axis_of in (panel.xaxis.set_major_formatter, panel.xaxis.set_minor_formatter):
-        axis_of("{x:g}")
-    panel.tick_params(axis="x", which="both", labelsize=8)
-    panel.grid(axis="x", which="major", linewidth=0.3)
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.grid(axis="x", linewidth=0.3)
     panel.set_title("first event and first text, ms: p50, and a line to p99", fontsize=10)
