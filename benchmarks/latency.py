@@ -10,6 +10,8 @@ with an explicit rest (latency_budget says what each one is).
     --simulated           an engine without a model, in under a minute; default: the 135M on CPU
     --sessions N ...      how many at once; the first one also plays cold turns and turns with tools
     --rounds N            of the first; the others have fewer, so that each has some thirty turns
+    --again N             as many times the first one's warm turns, each time with new sessions:
+                          more of them make the interval narrower
     --head N              how long a prompt begins: so many times 45 tokens
     --out FOLDER          JSON and PNG; the journal's file lies there too while it runs
 
@@ -63,10 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--simulated", action="store_true")
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=32)
+    parser.add_argument("--again", type=int, default=2)
     parser.add_argument("--head", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("out"))
     options = parser.parse_args(arguments)
-    for name in ("rounds", "head"):
+    for name in ("rounds", "again", "head"):
         if getattr(options, name) < 1:
             parser.error(f"--{name}: at least 1 (got {getattr(options, name)})")
     if least := [each for each in options.sessions if each < 1]:
@@ -110,7 +113,8 @@ async def measured(options: argparse.Namespace, model: ModelConfig, console: Con
                 few = max(2, options.rounds // 3)
                 await load.pairs("cold", first, few)
                 await load.tools(few)
-                await load.pairs("warm", first, options.rounds)
+                for time in range(options.again):
+                    await load.pairs("warm", first, options.rounds, time * options.rounds)
                 for sessions in others:
                     await load.pairs("warm", sessions, max(2, options.rounds // sessions))
     return load

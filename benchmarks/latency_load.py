@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from benchmarks.harness.stats import by_turns
@@ -102,8 +102,9 @@ class Load:
         self._bare = 0
         self._answers: dict[str, str] = {}
 
-    async def pairs(self, kind: Kind, sessions: int, rounds: int) -> None:
-        """`warm` or `cold` turns of both arms."""
+    async def pairs(self, kind: Kind, sessions: int, rounds: int, after: int = 0) -> None:
+        """`warm` or `cold` turns of both arms, of sessions that begin here. `after`: so many rounds
+        of this kind have been before."""
         talks: list[Session] = []
         begun = -1
         for number, arm in by_turns(rounds + 1, ARMS):
@@ -118,7 +119,8 @@ class Load:
                 await self._stack.forget()
             ask = self._stack_round if arm == "stack" else self._bare_round
             found = await ask(kind, number, talks)
-            self.turns += found if number else []
+            if number:
+                self.turns += [replace(t, place=(after + number, t.place[1])) for t in found]
             self._tick()
 
     async def tools(self, rounds: int) -> None:
