@@ -114,7 +114,8 @@ async def measured(options: argparse.Namespace, model: ModelConfig, console: Con
                 await load.pairs("cold", first, few)
                 await load.tools(few)
                 for time in range(options.again):
-                    await load.pairs("warm", first, options.rounds, time * options.rounds)
+                    after = time * (options.rounds + 1)
+                    await load.pairs("warm", first, options.rounds, after)
                 for sessions in others:
                     await load.pairs("warm", sessions, max(2, options.rounds // sessions))
     return load

@@ -113,7 +113,9 @@ class Load:
                 if kind == "cold" or not talks:
                     talks = [await self._begin() for _ in range(sessions)]
                 for place, talk in enumerate(talks):
-                    said = f"Customer {place}, question {number}. {ASKS[number % len(ASKS)]}"
+                    # Nobody has asked this before: or the engine would have its answer, too.
+                    which = f"Customer {place} of {sessions}, question {after + number + 1}."
+                    said = f"{which} {ASKS[number % len(ASKS)]}"
                     talk.goes_on(said, self._answers.get(talk.conversation, ""))
             if kind == "cold":
                 await self._stack.forget()

@@ -41,7 +41,7 @@ async def test_every_turn_is_told_apart_and_both_arms_ask_the_same(tmp_path: Pat
         await load.pairs("cold", 1, 2)
         await load.tools(2)
         await load.pairs("warm", 2, 2)
-        await load.pairs("warm", 2, 1, after=2)
+        await load.pairs("warm", 2, 1, after=3)
 
     for turn in load.turns:
         assert turn.asked.sent < turn.asked.first_event <= turn.asked.ended
