@@ -160,8 +160,7 @@ class Router:
         ask = parse(turn.path, turn.body) if parsed is None else parsed.ask
         if turn.tenant is not OPEN and not turn.inner:
             self._check_tenant(turn, ask)
-        body = turn.body
-        if (b'_url"' in body or b'"url"' in body or b"\\u00" in body) and media.may_name(body):
+        if media.may_name(turn.body):
             media.check(ask, self.config.front.media_hosts)
         if parsed is None:
             identity = self.sessions.identify(turn, ask)

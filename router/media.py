@@ -43,7 +43,9 @@ def refusal(url: str, hosts: Collection[str]) -> str:
 def may_name(body: bytes) -> bool:
     """Whether the body has a key or a value by which engines find something to fetch."""
     # Inside a string, these quotes would be escaped: text about URLs is not taken for them.
-    return b'_url"' in body or b'"url"' in body or _ESCAPED.search(body) is not None
+    if b'_url"' in body or b'"url"' in body:
+        return True
+    return b"\\u00" in body and _ESCAPED.search(body) is not None  # a search is dearer than `in`
 
 
 def check(ask: AnyAsk, hosts: Collection[str]) -> None:
