@@ -11,7 +11,6 @@ import asyncio
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,34 +19,29 @@ from rich.console import Console
 from orchestrator import supervisor
 from orchestrator.clock import SystemClock
 from orchestrator.commands.approve import ask
-from orchestrator.commands.keys import seconds
+from orchestrator.commands.options import StackOption, seconds, stack_of
 from orchestrator.journal.outside import logs_of
 from orchestrator.journal.stores import open_journal
 from orchestrator.worker import purging
 from router.tenancy.access import PURGE
-from serving import stack_file
 from serving.config import StackConfig
 from serving.errors import ConfigError
 
 app = typer.Typer(help="The journal: conversations as lines, and purging.", no_args_is_help=True)
 err = Console(stderr=True, emoji=False)
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("-c", "--config", help="A stack file; default: the running stack's.")
-]
-
 
 @app.command()
 def export(
     conversation: Annotated[str | None, typer.Argument(help="Its id, conv_...")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every conversation.")] = False,
-    config: ConfigOption = None,
+    config: StackOption = None,
 ) -> None:
     """Print logs as JSON lines: conversation, seq, and the event as it is stored."""
     if (conversation is None) != everything:
         raise ConfigError("CONVERSATION: give the id of one, or --all")
     try:
-        asyncio.run(_export(_stack(config), conversation))
+        asyncio.run(_export(stack_of(config), conversation))
         sys.stdout.flush()
     except BrokenPipeError:  # `| head` has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -74,11 +68,11 @@ def purge(
         str, typer.Option("--older-than", help="Without news for so long: 12h, 30d.")
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    config: ConfigOption = None,
+    config: StackOption = None,
 ) -> None:
     """Delete conversations without news for so long, for good; what runs in one keeps it."""
     than_s = seconds(older_than, "--older-than")
-    stack = _stack(config)
+    stack = stack_of(config)
     if not yes:
         said = f"delete all conversations of {stack.name} without news for {older_than}, for good?"
         typer.confirm(said, abort=True, err=True)
@@ -106,7 +100,3 @@ async def _alone(stack: StackConfig, than_s: float) -> int:
     finally:
         await journal.close()
     return gone
-
-
-def _stack(config: Path | None) -> StackConfig:
-    return stack_file.load(config or Path(supervisor.find(None).config))

@@ -7,20 +7,16 @@ warmloop keys revoke 1f0c9a2b
 
 from __future__ import annotations
 
-import re
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator import supervisor
 from orchestrator.commands import console as views
+from orchestrator.commands.options import StackOption, seconds, stack_of
 from router.tenancy.keys import KeyFile
-from serving import stack_file
-from serving.config import StackConfig
 from serving.errors import ConfigError
 from serving.sections import nearest
 from serving.tenancy_config import OPERATOR
@@ -29,11 +25,6 @@ app = typer.Typer(help="API keys of tenants, and of the operator.", no_args_is_h
 out = views.terminal()
 err = Console(stderr=True, emoji=False)
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("-c", "--config", help="A stack file; default: the running stack's.")
-]
-_UNITS_S = {"m": 60, "h": 3600, "d": 86_400}
-
 
 @app.command()
 def create(
@@ -41,14 +32,14 @@ def create(
     expires: Annotated[
         str | None, typer.Option("--expires", help="When it ends: 30m, 12h, 90d; default: never.")
     ] = None,
-    config: ConfigOption = None,
+    config: StackOption = None,
 ) -> None:
     """Make a key, and show it: this once."""
-    stack = _stack(config)
+    stack = stack_of(config)
     if tenant != OPERATOR and tenant not in stack.tenants:
         hint = nearest(tenant, [OPERATOR, *stack.tenants])
         raise ConfigError(f"TENANT: {tenant!r} is not under tenants in the stack file; {hint}")
-    expires_at = time.time() + seconds(expires) if expires is not None else 0.0
+    expires_at = time.time() + seconds(expires, "--expires") if expires is not None else 0.0
     key, stored = KeyFile(stack.keys_path).create(tenant, expires_at)
     print(key)
     until = f"until {_date(expires_at)}" if expires_at else "until it is revoked"
@@ -67,9 +58,9 @@ def create(
 
 
 @app.command("list")
-def list_keys(config: ConfigOption = None) -> None:
+def list_keys(config: StackOption = None) -> None:
     """All keys by id; the keys themselves are nowhere."""
-    stack = _stack(config)
+    stack = stack_of(config)
     file = KeyFile(stack.keys_path)
     keys = file.read().keys if file.path.exists() else ()
     table = Table("id", "tenant", "made", "ends", "", box=None)
@@ -86,10 +77,10 @@ def list_keys(config: ConfigOption = None) -> None:
 @app.command()
 def revoke(
     key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it.")],
-    config: ConfigOption = None,
+    config: StackOption = None,
 ) -> None:
     """End a key. Requests that are under way go on."""
-    stack = _stack(config)
+    stack = stack_of(config)
     file = KeyFile(stack.keys_path)
     revoked = file.revoke(key_id)
     if revoked is None:
@@ -97,18 +88,6 @@ def revoke(
         hint = nearest(key_id, ids) if ids else "there are none"
         raise ConfigError(f"ID: no key {key_id[:40]!r}; {hint}")
     err.print(f"key {revoked.id} of {revoked.tenant} is revoked", highlight=False)
-
-
-def seconds(text: str, option: str = "--expires") -> float:
-    """`90d` in seconds. Raises ConfigError, which names the option."""
-    found = re.fullmatch(r"([1-9]\d{0,5})([mhd])", text)
-    if found is None:
-        raise ConfigError(f"{option}: {text!r} is no time; write e.g. 30m, 12h or 90d")
-    return float(found[1]) * _UNITS_S[found[2]]
-
-
-def _stack(config: Path | None) -> StackConfig:
-    return stack_file.load(config or Path(supervisor.find(None).config))
 
 
 def _date(at: float) -> str:

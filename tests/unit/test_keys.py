@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.commands.keys import seconds
+from orchestrator.commands.options import seconds
 from router.tenancy.keys import Contents, KeyFile, digest
 from serving.errors import ConfigError
 
@@ -85,9 +85,9 @@ def test_a_key_ends_when_it_was_said_to(tmp_path: Path) -> None:
 
 
 def test_times_are_read_as_people_write_them() -> None:
-    assert seconds("30m") == 1800
-    assert seconds("12h") == 43_200
-    assert seconds("90d") == 7_776_000
+    assert seconds("30m", "--expires") == 1800
+    assert seconds("12h", "--expires") == 43_200
+    assert seconds("90d", "--expires") == 7_776_000
     for text in ("", "90", "0d", "-1d", "1.5h", "1w", "d"):
         with pytest.raises(ConfigError, match="--expires"):
-            seconds(text)
+            seconds(text, "--expires")
