@@ -48,6 +48,19 @@ def model_of(stack: Path, name: str) -> ModelConfig:
     return stack_file.load(stack).models[name]
 
 
+def external(model: ModelConfig, url: str) -> ModelConfig:
+    """The section of a model whose engine runs already."""
+    return ModelConfig(
+        engine="external",
+        tier=model.tier,
+        urls=(url,),
+        auto_text=model.auto_text,
+        max_parallel_calls=model.max_parallel_calls,
+        tool_parser=model.tool_parser or DEFAULT_PARSER,
+        prices=model.prices,
+    )
+
+
 @asynccontextmanager
 async def engine(name: str, model: ModelConfig) -> AsyncIterator[str]:
     """The URL of an engine that serves `model` as `name`; weights are fetched first."""
@@ -81,18 +94,7 @@ async def front_door(
     gets the router's log, a line for each try.
     """
     port = free_port()
-    sections = {
-        name: ModelConfig(
-            engine="external",
-            tier=model.tier,
-            urls=(url,),
-            auto_text=model.auto_text,
-            max_parallel_calls=model.max_parallel_calls,
-            tool_parser=model.tool_parser or DEFAULT_PARSER,
-            prices=model.prices,
-        )
-        for name, (model, url) in engines.items()
-    }
+    sections = {name: external(model, url) for name, (model, url) in engines.items()}
     knobs = {"tiers": tiers or TiersConfig()}
     stack = StackConfig.model_validate(
         {"models": sections, "front": {"port": port}, "router": knobs}

@@ -36,6 +36,7 @@ from benchmarks.harness.bars import Bar
 from benchmarks.harness.run import Run
 from benchmarks.harness.show import table
 from benchmarks.harness.stats import Interval, by_turns, paired
+from benchmarks.load_stream import Reader
 from benchmarks.orchestrator_step import CASES
 from serving.engines.ports import free_port
 
@@ -111,10 +112,9 @@ async def _sessions(ours: Door) -> Interval:
 
 def _said(stream: bytes) -> str:
     """The text of a streamed answer."""
-    lines = (line for line in stream.split(b"\n") if line.startswith(b"data: {"))
-    events = [json.loads(line.removeprefix(b"data: ")) for line in lines]
-    deltas = (event["choices"][0]["delta"] for event in events if event["choices"])
-    return "".join(delta.get("content") or "" for delta in deltas)
+    reader = Reader()
+    reader.feed(0.0, stream)
+    return reader.text
 
 
 @contextmanager

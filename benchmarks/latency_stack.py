@@ -28,14 +28,14 @@ from typing import Any
 import aiohttp
 import yaml
 
-from benchmarks.engines import PATIENCE
+from benchmarks.engines import PATIENCE, external
 from benchmarks.latency_budget import Routed
 from benchmarks.latency_relay import Relay, relay
 from orchestrator.agents import Agent, resolve
 from orchestrator.journal.outside import logs_of
 from orchestrator.loop.events import AnyEvent, decode
 from serving import stack_file
-from serving.config import DEFAULT_PARSER, ModelConfig, StackConfig
+from serving.config import ModelConfig, StackConfig
 from serving.engines.ports import free_port
 
 MODEL = "small"
@@ -117,13 +117,7 @@ async def stack(engine: str, model: ModelConfig, folder: Path, head: int) -> Asy
             timeout=PATIENCE, connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=900)
         ) as http,
     ):
-        section = {
-            "engine": "external",
-            "urls": [before.url],
-            "tool_parser": model.tool_parser or DEFAULT_PARSER,
-            "auto_text": model.auto_text,
-            "max_parallel_calls": model.max_parallel_calls,
-        }
+        section = external(model, before.url).model_dump(mode="json", exclude_defaults=True)
         port = free_port()
         file = folder / "stack.yaml"
         said = {
