@@ -44,6 +44,8 @@ def compacted(state: State, event: Compacted) -> None:
         # The task stays, however long the run is.
         kept = [*(_alone(each) for each in state.history if _is_request(each, run)), *kept]
     state.history = [event, *kept]
+    state.offers.update(state.offers_next)
+    state.offers_next.clear()
     state.total.cost_usd += event.cost_usd
     if run:
         run.spent.cost_usd += event.cost_usd

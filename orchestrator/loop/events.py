@@ -68,8 +68,9 @@ class ConversationUpdated(Event, frozen=True, tag="conversation_updated", omit_d
 
 
 class ToolsListed(Event, frozen=True, tag="tools_listed", omit_defaults=True):
-    """The tools of an MCP server that this conversation has from here on, whatever the server
-    lists later: they stand before the messages of every prompt."""
+    """The tools of an MCP server that this conversation has, whatever the server lists later: they
+    stand before the messages of every prompt. A server's first list counts from here on, any other
+    from the next Compacted on."""
 
     server: str
     """As the configuration names it."""

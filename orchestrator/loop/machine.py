@@ -94,7 +94,9 @@ def _replaced(state: State, event: HistoryReplaced) -> None:
 
 
 def _listed(state: State, event: ToolsListed) -> None:
-    state.offers[event.server] = shared(event.listing)
+    # Tools stand before all messages: a second list waits until those are written anew.
+    taken = state.offers_next if event.server in state.offers else state.offers
+    taken[event.server] = shared(event.listing)
 
 
 def _accepted(state: State, event: ResponseAccepted) -> None:

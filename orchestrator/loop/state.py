@@ -115,6 +115,8 @@ class State:
     """Calls that stay open between responses: a person decides on them, or the client runs them."""
     offers: dict[str, Listing] = field(default_factory=dict)
     """What MCP servers offer to this conversation, by server."""
+    offers_next: dict[str, Listing] = field(default_factory=dict)
+    """What takes their place when the prompt is rewritten the next time."""
     last_response_id: str = ""
     last_status: Status | None = None
     turn_at: float = 0.0

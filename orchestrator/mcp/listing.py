@@ -5,7 +5,7 @@
                                  └─► a file in the stack's folder: known before the server is
 
 A listing's version is the hash of its content, so a server that lists the same tools again, in
-whatever order, has not changed. A conversation keeps the listing that it began with.
+whatever order, has not changed.
 """
 
 from __future__ import annotations

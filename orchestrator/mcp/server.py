@@ -204,7 +204,7 @@ class McpServer:
         if before is not None and listing.version != before.version:
             log.info(
                 "mcp server %s: its tools changed from version %s to %s; new conversations get "
-                "them, running ones keep theirs",
+                "them, running ones when their prompt is rewritten",
                 self.name,
                 before.version,
                 listing.version,

@@ -1,8 +1,9 @@
 """MCP servers' tools as tools of agents: which ones a conversation gets, under which names.
 
 A conversation keeps the listing that it began with: tools stand at the head of every prompt, and
-one that changed under way would cost the whole cache. A call is checked against that listing and
-goes to the server as it is now; a tool that is gone is the server's to refuse.
+one that changed under way would cost the whole cache. Where the prompt is rewritten anyway, the
+newest known listing takes its place. A call is checked against the conversation's listing and goes
+to the server as it is now; a tool that is gone is the server's to refuse.
 
 Names are the server's own, without characters that engines do not take. Where one is taken, the
 server's name goes before it: `docs_search`. Tools that came first keep theirs.
@@ -67,6 +68,16 @@ class McpTools:
                 )
             listed.append(ToolsListed(name, self._clock.now(), listing))
         return listed
+
+    def newer(self, agent: Agent, known: Mapping[str, Listing]) -> Sequence[ToolsListed]:
+        """The listings that have changed since, as far as they are known now."""
+        now = self._clock.now()
+        found = ((name, self._servers.get(name)) for name in servers_of(agent.mcp) if name in known)
+        return [
+            ToolsListed(name, now, server.listing)
+            for name, server in found
+            if server is not None and server.listing not in (None, known[name])
+        ]
 
     def bind(self, agent: Agent, listings: Mapping[str, Listing]) -> Agent:
         """The agent with its tools of all servers; the same object for the same listings."""

@@ -27,7 +27,6 @@ from orchestrator.mcp.offer import shared
 from orchestrator.worker.claims import Claim, Claims
 from orchestrator.worker.collaborators import Collaborators
 from orchestrator.worker.leases import Leases
-from orchestrator.worker.offers import Offers
 from orchestrator.worker.parking import Parked, Parking
 from orchestrator.worker.runner import Runner
 from serving.errors import Conflict, NotFound, WarmloopError
@@ -60,7 +59,6 @@ class Acceptance:
         journal: Journal,
         clock: Clock,
         agents: Agents,
-        offers: Offers,
         claims: Claims,
         leases: Leases,
         parking: Parking,
@@ -70,7 +68,6 @@ class Acceptance:
         self._journal = journal
         self._clock = clock
         self._agents = agents
-        self._offers = offers
         self._claims = claims
         self._leases = leases
         self._parking = parking
@@ -138,17 +135,17 @@ class Acceptance:
         if not name:
             raise NotFound(f"no conversation {conversation!r}", param="conversation")
         agent = self._agents.get(name)
-        listed = await self._offers.begin(agent, state.offers, accepted)
+        offers = self._shared.offers
+        listed = await offers.begin(agent, state.offers, accepted)
         listings = {**state.offers, **{each.server: shared(each.listing) for each in listed}}
-        agent = self._offers.bind(agent, listings)
-        fits(state, agent)
+        fits(state, offers.bind(agent, listings))
         decided = approvals.decisions(state, accepted.input, accepted.at)
         events = [*(() if state.agent else opening), *listed, accepted, *decided]
         seq = await self._journal.append(lease, events)
         for event in events:
             fold(state, event)
         state.seq = seq
-        runner = Runner(self._shared, lease, agent, state, parked.prompt_of(agent))
+        runner = Runner(self._shared, lease, agent, state, parked.prompt)
         return runner, ResponseRef(accepted.response_id, conversation, seq - len(decided))
 
     async def _lease(self, claim: Claim) -> Lease:

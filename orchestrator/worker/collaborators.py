@@ -11,6 +11,7 @@ from orchestrator.journal.base import Journal
 from orchestrator.model import ModelClient
 from orchestrator.tools.base import ChildRuns
 from orchestrator.worker.guard_metrics import GuardMetrics
+from orchestrator.worker.offers import Offers
 from orchestrator.worker.run_metrics import RunMetrics
 from orchestrator.worker.turn_outcomes import Report
 from serving.config import Prices
@@ -22,6 +23,8 @@ class Collaborators:
 
     journal: Journal
     models: ModelClient
+    offers: Offers
+    """Tools that agents have besides their own."""
     clock: Clock
     prices: Mapping[str, Prices]
     """By the name of the model that served."""

@@ -1,6 +1,7 @@
 """Tools that an agent has besides its own: found when a conversation begins, and kept by it.
 
     begin(agent, what it has, request) ─► events: what it gets from now on      may wait, may refuse
+    newer(agent, what it has)          ─► events: what it may get instead       from a Compacted on
     bind(agent, listings)              ─► the agent with all of them            pure
 
 `orchestrator/mcp` is the one that asks MCP servers.
@@ -24,6 +25,9 @@ class Offers(Protocol):
     ) -> Sequence[ToolsListed]:
         """What a conversation must know before this response. Raises Unavailable."""
 
+    def newer(self, agent: Agent, known: Mapping[str, Listing]) -> Sequence[ToolsListed]:
+        """What is offered now in place of what a conversation knows; does not wait for anybody."""
+
     def bind(self, agent: Agent, listings: Mapping[str, Listing]) -> Agent:
         """The agent with the tools that its conversation has, by what they come from."""
 
@@ -34,6 +38,9 @@ class NoOffers:
     async def begin(
         self, agent: Agent, known: Mapping[str, Listing], accepted: ResponseAccepted
     ) -> Sequence[ToolsListed]:
+        return ()
+
+    def newer(self, agent: Agent, known: Mapping[str, Listing]) -> Sequence[ToolsListed]:
         return ()
 
     def bind(self, agent: Agent, listings: Mapping[str, Listing]) -> Agent:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from orchestrator.agents import Agent
 from orchestrator.journal.base import Journal, Lease
 from orchestrator.loop.machine import fold_all
 from orchestrator.loop.prompt import Prompt
@@ -24,15 +23,9 @@ MAX_PARKED = 256
 class Parked:
     state: State = field(default_factory=State)
     prompt: Prompt | None = None
+    """As far as it was rendered."""
     token: int = 0
     """Of the lease under which it was true."""
-
-    def prompt_of(self, agent: Agent) -> Prompt:
-        """The prompt as far as it was rendered, with the agent as it is now."""
-        if self.prompt is None:
-            return agent.prompt()
-        self.prompt.use(agent.settings)
-        return self.prompt
 
 
 class Parking:

@@ -55,18 +55,22 @@ class Runner:
     """Drives one conversation while this process holds its lease."""
 
     def __init__(
-        self, shared: Collaborators, lease: Lease, agent: Agent, state: State, prompt: Prompt
+        self,
+        shared: Collaborators,
+        lease: Lease,
+        agent: Agent,
+        state: State,
+        prompt: Prompt | None = None,
     ) -> None:
-        self.agent = agent
+        """`agent` has its own tools; `prompt` is what was rendered of the conversation before."""
         self.state = state
-        self.prompt = prompt
         self.fenced = False
         self.wake_at = 0.0
         """It only waits, until then, and nobody need hold it meanwhile."""
         self._shared = shared
         self._clock = shared.clock
+        self._own = agent
         self._limits = _limits(agent, state)
-        self._around = _around(shared, agent)
         self._book = RunLog(
             shared.journal,
             lease,
@@ -76,9 +80,18 @@ class Runner:
             outcomes=TurnOutcomes(shared.outcomes),
         )
         self._effects = Effects()
+        self.agent = shared.offers.bind(agent, state.offers)
+        self.prompt = prompt or self.agent.prompt()
+        self._equip()
+
+    def _equip(self) -> None:
+        """With what asks models and runs calls, for the agent as it is in this conversation now."""
+        shared, agent = self._shared, self.agent
+        self.prompt.use(agent.settings)
+        self._around = _around(shared, agent)
         self._tools = ToolRunner(shared, agent, self._limits, self._book, self._effects)
         ahead = CallsAhead(agent, self._limits, self._book, self._tools)
-        self._turns = TurnRunner(shared, agent, prompt, self._book, self._effects, ahead=ahead)
+        self._turns = TurnRunner(shared, agent, self.prompt, self._book, self._effects, ahead=ahead)
 
     @property
     def is_idle(self) -> bool:
@@ -188,8 +201,16 @@ class Runner:
             event = told
         place = self._book.lease.conversation
         log.info("%s: prompt rewritten (%s): %s", place, event.why, event.reason)
+        state, offers = self.state, self._shared.offers
+        for listed in offers.newer(self._own, {**state.offers, **state.offers_next}):
+            self._book.emit(listed)
         self._book.emit(event)
         self._shared.guard.note(event)
+        agent = offers.bind(self._own, state.offers)
+        if agent is not self.agent:  # no call is open between two turns
+            await self._tools.end()
+            self.agent = agent
+            self._equip()
 
     def _say(self, event: Notice | LimitReached) -> None:
         self._book.emit(event)

@@ -86,13 +86,13 @@ class Worker:
     ) -> None:
         self._journal = journal
         self._agents = agents
-        self._offers = offers or NoOffers()
         self._clock = clock or SystemClock()
         self._stop_grace_s = stop_grace_s
         self._group = asyncio.TaskGroup()
         self._shared = Collaborators(
             journal=journal,
             models=models,
+            offers=offers or NoOffers(),
             clock=self._clock,
             prices=prices or {},
             delta_batch_s=delta_batch_s,
@@ -115,7 +115,6 @@ class Worker:
             journal=journal,
             clock=self._clock,
             agents=agents,
-            offers=self._offers,
             claims=self._claims,
             leases=self._leases,
             parking=self._parking,
@@ -355,8 +354,7 @@ class Worker:
         except NotFound as gone:
             await self._give_up(claim, gone.code or "not_found", gone.message)
             return None
-        agent = self._offers.bind(agent, parked.state.offers)
-        return Runner(self._shared, lease, agent, parked.state, parked.prompt_of(agent))
+        return Runner(self._shared, lease, agent, parked.state, parked.prompt)
 
     async def _give_up(self, claim: Claim, code: str, message: str) -> None:
         """End a response that cannot be run: a client must not wait for it for ever.
