@@ -9,6 +9,8 @@ Invariants that a store keeps:
 - Listeners hear of events after they are stored, in order.
 - What is in the log stays as it is, with one exception: `purge` puts tombstones in the place of
   events, so that places and numbers stay.
+- What events spend is counted once, in the transaction that stores them, where an account is named;
+  it stays counted when they are purged.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import msgspec
 
 from orchestrator.loop.events import AnyEvent
 from serving.errors import WarmloopError
+from serving.spending import Spending
 
 
 class Fenced(WarmloopError):
@@ -81,6 +84,27 @@ class Purgeable:
     """Without news for longer than they are kept."""
 
 
+class Account(msgspec.Struct, frozen=True, gc=False):
+    """Where it is counted what is spent: whose, in which stretch of time, by which process."""
+
+    tenant: str
+    ends_at: float
+    """Unix time of the stretch's end."""
+    expires_at: float
+    """From here on nobody asks for it any more."""
+    writer: str
+    """One life of a process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a tenant has spent in a stretch of time."""
+
+    tenant: str
+    ends_at: float
+    spending: Spending
+
+
 class Journal(Protocol):
     """Conversations as append-only logs. All methods raise JournalFull when the store fails."""
 
@@ -92,9 +116,15 @@ class Journal(Protocol):
         """More waits to be stored than should: take on nothing new now."""
 
     async def append(
-        self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
+        self,
+        lease: Lease,
+        events: Sequence[AnyEvent],
+        *,
+        durable: bool = True,
+        account: Account | None = None,
     ) -> int:
-        """Store `events` after the last one; returns the seq of the last.
+        """Store `events` after the last one, and count in `account` what they spend; returns the
+        seq of the last.
 
         Raises Fenced, and AlreadyAccepted when one of them is a ResponseAccepted whose
         idempotency key has been used; then none is stored.
@@ -149,6 +179,15 @@ class Journal(Protocol):
     async def purgeable(self, *, ended_before: float, idle_before: float, limit: int) -> Purgeable:
         """Responses with `store: false` that ended before, and conversations whose newest news
         is older; at most `limit` of each."""
+
+    async def spend(self, charges: Sequence[tuple[Account, Spending]]) -> None:
+        """Count what was spent without an event."""
+
+    async def spent(self, after: float, *, but_by: str) -> list[Spent]:
+        """What was spent in stretches that end after that, but for what that writer has spent."""
+
+    async def forget_spent(self, now: float) -> None:
+        """Drop what has expired."""
 
     async def send(self, note: str) -> None:
         """Tell the other processes on this journal; a note may be lost."""

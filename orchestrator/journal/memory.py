@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.journal.base import (
+    Account,
     AlreadyAccepted,
     Fenced,
     JournalFull,
@@ -18,8 +19,10 @@ from orchestrator.journal.base import (
     Purgeable,
     Recorded,
     ResponseRef,
+    Spent,
 )
 from orchestrator.journal.tails import Tails
+from orchestrator.loop.budgets import spending_of
 from orchestrator.loop.events import (
     AnyEvent,
     ApprovalDecided,
@@ -27,6 +30,7 @@ from orchestrator.loop.events import (
     ResponseAccepted,
     ResponseFinished,
 )
+from serving.spending import Spending
 
 
 @dataclass(slots=True)
@@ -57,6 +61,7 @@ class MemoryJournal:
         self._responses: dict[str, _Response] = {}
         self._keys: dict[str, ResponseRef] = {}
         self._tails = Tails(max_bytes=0)
+        self._spent: dict[Account, Spending] = {}
         self._listeners: list[Callable[[str], object]] = []
         self._closed = False
 
@@ -68,7 +73,12 @@ class MemoryJournal:
         return False
 
     async def append(
-        self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
+        self,
+        lease: Lease,
+        events: Sequence[AnyEvent],
+        *,
+        durable: bool = True,
+        account: Account | None = None,
     ) -> int:
         if self._closed:
             raise JournalFull("the journal is closed")
@@ -90,6 +100,8 @@ class MemoryJournal:
                     self._keys[key] = ref
             elif isinstance(event, ResponseFinished) and event.response_id in self._responses:
                 self._responses[event.response_id].ended_at = event.at
+        if account is not None and (spent := spending_of(events)) is not None:
+            self._count(account, spent)
         if events:
             self._tails.publish(lease.conversation, first, events, 0)
         return len(log.entries)
@@ -180,6 +192,25 @@ class MemoryJournal:
             and name not in alive
         ]
         return Purgeable(unstored[:limit], idle[:limit])
+
+    async def spend(self, charges: Sequence[tuple[Account, Spending]]) -> None:
+        for account, spending in charges:
+            self._count(account, spending)
+
+    def _count(self, account: Account, spending: Spending) -> None:
+        self._spent.setdefault(account, Spending()).plus(spending)
+
+    async def spent(self, after: float, *, but_by: str) -> list[Spent]:
+        found: dict[tuple[str, float], Spending] = {}
+        for account, spending in self._spent.items():
+            if account.ends_at > after and account.writer != but_by:
+                place = account.tenant, account.ends_at
+                found.setdefault(place, Spending()).plus(spending)
+        return [Spent(*place, spending) for place, spending in found.items()]
+
+    async def forget_spent(self, now: float) -> None:
+        for account in [each for each in self._spent if each.expires_at <= now]:
+            del self._spent[account]
 
     async def send(self, note: str) -> None:
         for heard in self._listeners:

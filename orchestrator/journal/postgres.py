@@ -21,15 +21,25 @@ from typing import Any
 
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.journal import postgres_queries as sql
-from orchestrator.journal.base import JournalFull, Lease, Purgeable, Recorded, ResponseRef
+from orchestrator.journal.base import (
+    Account,
+    JournalFull,
+    Lease,
+    Purgeable,
+    Recorded,
+    ResponseRef,
+    Spent,
+)
 from orchestrator.journal.postgres_link import Failures, Link, migrate, unusable
 from orchestrator.journal.postgres_notes import Notes
 from orchestrator.journal.postgres_operations import Append, Grant, Operation, Purge, Release
-from orchestrator.journal.postgres_writer import Writer
+from orchestrator.journal.postgres_writer import Writer, columns
 from orchestrator.journal.tails import Tails
 from orchestrator.journal.watch import Nobody, Watch, watched
+from orchestrator.loop.budgets import spending_of
 from orchestrator.loop.events import AnyEvent, decode, encode
 from serving.config import JournalConfig
+from serving.spending import Spending
 
 MAX_BATCH = 1024
 """Operations in one transaction: bounds how long the first of them waits."""
@@ -81,7 +91,12 @@ class PostgresJournal:
         return len(self._queue) >= self._max_queued
 
     async def append(
-        self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
+        self,
+        lease: Lease,
+        events: Sequence[AnyEvent],
+        *,
+        durable: bool = True,
+        account: Account | None = None,
     ) -> int:
         payloads = [encode(event).decode() for event in events]
         operation = Append(
@@ -91,6 +106,7 @@ class PostgresJournal:
             events=events,
             payloads=payloads,
             durable=durable,
+            account=account if account and spending_of(events) else None,
         )
         return await watched(self._watch, self._put(operation), durable=durable)
 
@@ -174,6 +190,17 @@ class PostgresJournal:
         idle = await self._ask(sql.IDLE, idle_before, limit)
         return Purgeable(unstored, [name for (name,) in idle])
 
+    async def spend(self, charges: Sequence[tuple[Account, Spending]]) -> None:
+        if charges:
+            await self._ask(sql.SPEND, *columns(charges))
+
+    async def spent(self, after: float, *, but_by: str) -> list[Spent]:
+        rows = await self._ask(sql.SPENT, after, but_by)
+        return [Spent(tenant, ends_at, Spending(*sums)) for tenant, ends_at, *sums in rows]
+
+    async def forget_spent(self, now: float) -> None:
+        await self._ask(sql.FORGET_SPENT, now)
+
     async def send(self, note: str) -> None:
         self._notes.tell(note)
 
@@ -206,7 +233,7 @@ class PostgresJournal:
     async def _refs(self, query: str, *values: str | float) -> list[ResponseRef]:
         return [ResponseRef(*row) for row in await self._ask(query, *values)]
 
-    async def _ask(self, query: str, *values: str | float) -> list[Any]:
+    async def _ask(self, query: str, *values: Any) -> list[Any]:
         if self._pool is None or self._closed:
             raise JournalFull("the journal is closed")
         timeout_s = self._link.timeout_s

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.journal.base import Lease
+from orchestrator.journal.base import Account, Lease
 from orchestrator.loop.events import AnyEvent, ResponseAccepted, ResponseFinished
 from serving.errors import WarmloopError
 
@@ -60,6 +60,8 @@ class Append(Held):
     first_seq: int = 0
     known: int = 0
     """Events that turned out to be stored already."""
+    account: Account | None = None
+    """Where it is counted what they spend; None: nowhere."""
 
     @property
     def is_plain(self) -> bool:

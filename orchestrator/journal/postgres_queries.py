@@ -107,6 +107,28 @@ FROM unnest($1::bigint[], $2::float8[]) AS w (conversation, wake_at)
 WHERE r.conversation = w.conversation AND NOT r.finished
 """
 
+# What tenants have spent more: events' transaction counts it, too. Sorted, so that two connections
+# never wait for each other.
+SPEND = """
+INSERT INTO spending AS s (
+    tenant, ends_at, expires_at, writer, turns, tool_calls, tokens, seconds, cost_usd
+)
+SELECT * FROM unnest(
+    $1::text[], $2::float8[], $3::float8[], $4::text[],
+    $5::bigint[], $6::bigint[], $7::bigint[], $8::float8[], $9::float8[]
+) AS w (tenant, ends_at, expires_at, writer, turns, tool_calls, tokens, seconds, cost_usd)
+ORDER BY w.ends_at, w.tenant
+ON CONFLICT (ends_at, tenant, writer) DO UPDATE SET
+    turns = s.turns + excluded.turns,
+    tool_calls = s.tool_calls + excluded.tool_calls,
+    tokens = s.tokens + excluded.tokens,
+    seconds = s.seconds + excluded.seconds,
+    cost_usd = s.cost_usd + excluded.cost_usd
+"""
+
+# What no budget looks at any more.
+FORGET_SPENT = "DELETE FROM spending WHERE expires_at <= $1"
+
 # Tombstones in the place of events.
 PURGE_EVENTS = """
 UPDATE events e SET payload = t.payload
@@ -185,6 +207,13 @@ SELECT c.name FROM conversations c JOIN (
     HAVING sum(CASE substr(e.payload, 19, 1) WHEN 'r' THEN 1 ELSE -1 END) > 0
     ORDER BY e.conversation LIMIT $2
 ) AS asking USING (id) ORDER BY c.id
+"""
+
+# What tenants have spent in stretches that end after a time, but for what one writer has.
+SPENT = """
+SELECT tenant, ends_at, sum(turns)::bigint, sum(tool_calls)::bigint, sum(tokens)::bigint,
+    sum(seconds), sum(cost_usd)
+FROM spending WHERE ends_at > $1 AND writer <> $2 GROUP BY ends_at, tenant
 """
 
 # Tell other processes; one row a note.

@@ -5,7 +5,8 @@
                     └ refused ones (Fenced, AlreadyAccepted) have written nothing and fail alone
 
 An append is checked against the fence in the statement that stores it: its conversation's row is
-held FOR SHARE, which no grant of a lease can pass. Most batches are one statement, one fsync.
+held FOR SHARE, which no grant of a lease can pass. Most batches are one statement, one fsync; one
+more statement counts what tenants with a budget have spent.
 
 When a connection breaks, nobody knows whether its last batch was stored. All of it is told
 JournalFull, and what came last of each conversation is in doubt: the next append of the same lease
@@ -20,10 +21,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
+
+from msgspec.structs import astuple
 
 from orchestrator.clock import Clock
 from orchestrator.journal import postgres_queries as sql
-from orchestrator.journal.base import AlreadyAccepted, Fenced, Lease, ResponseRef
+from orchestrator.journal.base import Account, AlreadyAccepted, Fenced, Lease, ResponseRef
 from orchestrator.journal.postgres_link import Connection, Failures, Link, unusable
 from orchestrator.journal.postgres_operations import (
     Append,
@@ -34,7 +38,9 @@ from orchestrator.journal.postgres_operations import (
     Round,
     rounds_of,
 )
+from orchestrator.loop.budgets import spending_of
 from orchestrator.loop.events import ResponseAccepted, ResponseFinished
+from serving.spending import Spending
 
 log = logging.getLogger("warmloop.journal")
 
@@ -119,7 +125,11 @@ class Writer:
                     await self._release(connection, releases)
 
     def _is_one_statement(self, only: Round) -> bool:
-        return not only.grants and not only.others and all(each.is_plain for each in only.appends)
+        return (
+            not only.grants
+            and not only.others
+            and all(each.is_plain and each.account is None for each in only.appends)
+        )
 
     def _doubt(self, batch: Sequence[Operation]) -> None:
         for operation in batch:
@@ -200,6 +210,8 @@ class Writer:
             held = {row["id"] for row in await connection.fetch(sql.HOLD, *_fences(going))}
             going = await self._index(connection, self._keep_held(going, held))
             await connection.execute(sql.ADD_EVENTS, *_rows(going))
+        if charges := _charges(going):
+            await connection.execute(sql.SPEND, *columns(charges))
         for each, head in going:
             each.first_seq = head.seq + 1 if each.events else 0
             each.result = head.seq + len(each.events)
@@ -274,6 +286,24 @@ class Writer:
         await connection.execute(sql.PURGE_RESPONSES, purge.responses)
         if purge.whole:
             await connection.execute(sql.PURGE_CONVERSATION, row["id"])
+
+
+def columns(charges: Sequence[tuple[Account, Spending]]) -> list[list[Any]]:
+    """For `SPEND`: each account once."""
+    sums: dict[Account, Spending] = {}
+    for account, spending in charges:
+        sums.setdefault(account, Spending()).plus(spending)
+    rows = [(*astuple(account), *spent.amounts) for account, spent in sums.items()]
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _charges(going: list[tuple[Append, Head]]) -> list[tuple[Account, Spending]]:
+    """What is spent by those events that were not stored, and counted, before."""
+    return [
+        (each.account, spent)
+        for each, _ in going
+        if each.account is not None and (spent := spending_of(each.events[each.known :]))
+    ]
 
 
 def _fenced(operation: Operation) -> Fenced:

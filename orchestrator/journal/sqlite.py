@@ -31,17 +31,21 @@ from typing import Any
 
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.journal.base import (
+    Account,
     JournalBusy,
     JournalFull,
     Lease,
     Purgeable,
     Recorded,
     ResponseRef,
+    Spent,
 )
 from orchestrator.journal.sqlite_writer import Append, Operation, Renew, Scrub, Write, Writer
 from orchestrator.journal.tails import Tails
 from orchestrator.journal.watch import Nobody, Watch, watched
+from orchestrator.loop.budgets import spending_of
 from orchestrator.loop.events import AnyEvent, decode, encode
+from serving.spending import Spending
 
 MAX_QUEUED = 4096
 """Operations that may wait for the writer before nothing new is taken on."""
@@ -112,6 +116,13 @@ ORDER BY e.conversation LIMIT ?2
 """
 
 
+# What tenants have spent in stretches that end after a time, but for what one writer has.
+SPENT = """
+SELECT tenant, ends_at, sum(turns), sum(tool_calls), sum(tokens), sum(seconds), sum(cost_usd)
+FROM spending WHERE ends_at > ? AND writer <> ? GROUP BY ends_at, tenant
+"""
+
+
 class SqliteJournal:
     """Opens or creates the file at once. Raises JournalBusy, JournalFull."""
 
@@ -157,10 +168,17 @@ class SqliteJournal:
         return len(self._queue) >= self._max_queued
 
     async def append(
-        self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
+        self,
+        lease: Lease,
+        events: Sequence[AnyEvent],
+        *,
+        durable: bool = True,
+        account: Account | None = None,
     ) -> int:
         payloads = [encode(event).decode() for event in events]
         operation = Append(asyncio.get_running_loop(), lease, events, payloads, durable)
+        if account is not None and (spent := spending_of(events)) is not None:
+            operation.charges = ((account, spent),)
         self._put(operation)
         return await watched(self._watch, operation.future, durable=durable)
 
@@ -212,6 +230,16 @@ class SqliteJournal:
         unstored = await self._refs(UNSTORED, ended_before, limit)
         idle = await self._ask(IDLE, idle_before, limit)
         return Purgeable(unstored, [name for (name,) in idle])
+
+    async def spend(self, charges: Sequence[tuple[Account, Spending]]) -> None:
+        await self._write_by(lambda writer: writer.spend(charges))
+
+    async def spent(self, after: float, *, but_by: str) -> list[Spent]:
+        rows = await self._ask(SPENT, after, but_by)
+        return [Spent(tenant, ends_at, Spending(*sums)) for tenant, ends_at, *sums in rows]
+
+    async def forget_spent(self, now: float) -> None:
+        await self._write_by(lambda writer: writer.forget_spent(now))
 
     async def send(self, note: str) -> None:
         """Nobody else is on this journal."""

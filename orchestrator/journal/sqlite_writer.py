@@ -1,6 +1,7 @@
 """What the SQLite journal's writer thread does to the file, one batch at a time.
 
-    commit(batch)   BEGIN, each operation in order, one INSERT for all events, COMMIT
+    commit(batch)   BEGIN, each operation in order, one INSERT for all events, one for what each
+                    tenant has spent, COMMIT
                     └ an operation that is refused (Fenced, AlreadyAccepted) has written nothing
                       and fails alone; any error of SQLite fails the whole batch
                     then each Scrub, which fails alone: the batch is stored by then
@@ -17,10 +18,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from msgspec.structs import astuple
+
 from orchestrator.clock import Clock
-from orchestrator.journal.base import AlreadyAccepted, Fenced, JournalFull, Lease, ResponseRef
+from orchestrator.journal.base import (
+    Account,
+    AlreadyAccepted,
+    Fenced,
+    JournalFull,
+    Lease,
+    ResponseRef,
+)
 from orchestrator.loop.events import AnyEvent, ResponseAccepted, ResponseFinished
 from serving.errors import WarmloopError
+from serving.spending import Spending
 
 MAX_HEADS = 16_384
 """Conversations whose newest seq and fence are kept in memory."""
@@ -69,6 +80,21 @@ PURGE_RESPONSE = "UPDATE responses SET purged = 1, idempotency_key = NULL WHERE 
 # A conversation of which nothing is left.
 PURGE_CONVERSATION = "UPDATE conversations SET purged = 1 WHERE id = ?"
 
+# What a tenant has spent more.
+SPEND = """
+INSERT INTO spending (
+    tenant, ends_at, expires_at, writer, turns, tool_calls, tokens, seconds, cost_usd
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    turns = turns + excluded.turns,
+    tool_calls = tool_calls + excluded.tool_calls,
+    tokens = tokens + excluded.tokens,
+    seconds = seconds + excluded.seconds,
+    cost_usd = cost_usd + excluded.cost_usd
+"""
+
+# What no budget looks at any more.
+FORGET_SPENT = "DELETE FROM spending WHERE expires_at <= ?"
+
 # The main file gets all of the log beside it, and that log becomes empty.
 SCRUB = "PRAGMA wal_checkpoint(TRUNCATE)"
 
@@ -99,7 +125,7 @@ class Operation:
 
 
 class Append(Operation):
-    __slots__ = ("durable", "events", "first_seq", "indexed", "lease", "payloads")
+    __slots__ = ("charges", "durable", "events", "first_seq", "indexed", "lease", "payloads")
 
     def __init__(
         self,
@@ -115,6 +141,7 @@ class Append(Operation):
         self.payloads = payloads
         self.durable = durable
         self.first_seq = 0
+        self.charges: Sequence[tuple[Account, Spending]] = ()
         self.indexed = not INDEXED.isdisjoint(map(type, events))
 
     def apply(self, writer: Writer) -> int:
@@ -178,6 +205,7 @@ class Writer:
         self._clock = clock
         self._heads: OrderedDict[str, _Head] = OrderedDict()
         self._rows: list[int | str] = []
+        self._spent: dict[Account, Spending] = {}
         self._synced = True
 
     def commit(self, batch: Sequence[Operation]) -> bool:
@@ -194,6 +222,8 @@ class Writer:
                 except (Fenced, AlreadyAccepted) as refused:
                     operation.error = refused
             self._insert_rows()
+            if self._spent:
+                self._insert_spent()
             if not alone:
                 self._execute("COMMIT")
         except Exception as error:  # whatever it was: nothing is stored, and nobody may hang
@@ -221,6 +251,7 @@ class Writer:
             and len(operation.events) in ADD_EVENTS
             and operation.lease.conversation in self._heads
             and not operation.indexed
+            and not operation.charges
         )
 
     def close(self) -> None:
@@ -231,6 +262,7 @@ class Writer:
         seq = first = head.seq + 1
         if operation.indexed:
             self._index(operation.events, head, first)
+        self.spend(operation.charges)
         rows, rowid = self._rows, head.rowid
         for payload in operation.payloads:
             rows += (rowid, seq, payload)
@@ -286,6 +318,13 @@ class Writer:
         if whole:
             self._execute(PURGE_CONVERSATION, (head.rowid,))
 
+    def spend(self, charges: Sequence[tuple[Account, Spending]]) -> None:
+        for account, spending in charges:
+            self._spent.setdefault(account, Spending()).plus(spending)
+
+    def forget_spent(self, now: float) -> None:
+        self._execute(FORGET_SPENT, (now,))
+
     def _set_wake(self, head: _Head, wake_at: float) -> None:
         if head.wake_at != wake_at:
             head.wake_at = wake_at
@@ -338,6 +377,11 @@ class Writer:
             if not left:
                 break
 
+    def _insert_spent(self) -> None:
+        spent, self._spent = self._spent, {}
+        for account, sums in spent.items():
+            self._execute(SPEND, (*astuple(account), *sums.amounts))
+
     def _sync(self, durable: bool) -> None:
         if durable != self._synced:
             self._execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
@@ -347,5 +391,6 @@ class Writer:
         # What is in memory ran ahead of the file: forget it.
         self._heads.clear()
         self._rows = []
+        self._spent = {}
         if self._connection.in_transaction:
             self._connection.rollback()

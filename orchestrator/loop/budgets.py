@@ -13,12 +13,24 @@ Limits of a response, of its conversation and of its tenant are the same kind of
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
 
-from orchestrator.loop.events import Call, LimitKind, LimitReached, ModelResult, Scope
+from orchestrator.loop.events import (
+    AnyEvent,
+    Call,
+    Compacted,
+    LimitKind,
+    LimitReached,
+    ModelResult,
+    Scope,
+    ToolIntent,
+    ToolResult,
+)
 from serving.config import AgentLimits
+from serving.spending import Spending
 
 MINUTE_S = 60.0
 
@@ -41,20 +53,43 @@ class Cap(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(slots=True)
-class Totals:
-    """What was used over more than one response. Tokens as engines reported them."""
-
-    turns: int = 0
-    tool_calls: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    cost_usd: float = 0.0
+class Totals(Spending):
+    """What was used over more than one response."""
 
     def add(self, result: ModelResult) -> None:
         self.turns += 1
         self.tokens += result.prompt_tokens + result.output_tokens
         self.seconds += result.seconds
         self.cost_usd += result.cost_usd
+
+
+def spending_of(events: Iterable[AnyEvent]) -> Spending | None:
+    """What these events spend; None: nothing. Counted as they are stored, each of them once."""
+    found: Spending | None = None
+    for event in events:
+        if type(event) in _SPENDING:
+            found = found or Spending()
+            _spend(event, found)
+    return found
+
+
+_SPENDING = frozenset({ModelResult, ToolIntent, ToolResult, Compacted})
+
+
+def _spend(event: AnyEvent, total: Spending) -> None:
+    match event:
+        case ModelResult():
+            total.turns += 1
+            total.tokens += event.prompt_tokens + event.output_tokens
+            total.seconds += event.seconds
+            total.cost_usd += event.cost_usd
+        case ToolIntent(attempt=1):
+            total.tool_calls += 1
+        case ToolResult():
+            total.cost_usd += event.cost_usd - event.agents_usd
+        case Compacted():
+            total.tokens += event.summary_tokens
+            total.cost_usd += event.cost_usd
 
 
 @dataclass(slots=True)

@@ -294,6 +294,8 @@ class ToolResult(Event, frozen=True, tag="tool_result", omit_defaults=True):
     """What the tool says is left of an allowance."""
     partial: bool = False
     """Some parts of the work failed; the output says which."""
+    agents_usd: float = 0.0
+    """Of the cost, what agents have spent that were asked: their own logs have it, too."""
 
 
 LimitKind = Literal[

@@ -64,6 +64,8 @@ class ToolOutput:
     quota: Mapping[str, float] = field(default_factory=dict)
     """What is left of the caller's allowance with whoever stands behind the tool."""
     failed: Sequence[Any] = ()
+    agents_usd: float = 0.0
+    """Of the cost, what agents have spent that were asked."""
 
 
 @dataclass(frozen=True, slots=True)

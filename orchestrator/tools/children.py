@@ -191,10 +191,10 @@ def _output(answer: Mapping[str, Any], cost_usd: float) -> ToolOutput:
     messages = (item for item in answer["output"] if item["type"] == "message")
     text = "\n".join(part["text"] for item in messages for part in item["content"])
     if answer["status"] == "completed":
-        return ToolOutput(text, cost_usd)
+        return ToolOutput(text, cost_usd, agents_usd=cost_usd)
     why = answer["error"] or answer["incomplete_details"] or {}
     failed = {"status": answer["status"], "why": why.get("message", "")}
-    return ToolOutput(text, cost_usd, failed=[failed])
+    return ToolOutput(text, cost_usd, failed=[failed], agents_usd=cost_usd)
 
 
 def agent_tools(name: str, config: AgentConfig, agents: Mapping[str, AgentConfig]) -> list[Tool]:

@@ -63,6 +63,8 @@ class Ran(msgspec.Struct, frozen=True, gc=False):
     transient: bool = False
     """Nothing happened, and trying again may help."""
     retry_after_s: float | None = None
+    agents_usd: float = 0.0
+    """Of the cost, what agents have spent that were asked."""
 
 
 class Toolbox:
@@ -176,13 +178,14 @@ def _is_cancelled() -> bool:
 def result_of(chosen: Tool, value: Any, result_bytes: int, handle: str = "") -> Ran:
     """What a tool returned, checked against its output schema. Raises TypeError for what is not
     data."""
-    later, cost, partial = 0.0, 0.0, False
+    later, cost, agents_usd, partial = 0.0, 0.0, 0.0, False
     quota: dict[str, float] = {}
     failed: Any = ()
     if isinstance(value, Later):
         later, value = value.until, value.value
     if isinstance(value, ToolOutput):
         cost, quota, partial = value.cost_usd, dict(value.quota), bool(value.failed)
+        agents_usd = value.agents_usd
         failed, value = value.failed, value.value
     if chosen.check_output is not None and (wrong := chosen.check_output(as_json(value))):
         said = f"the result of {chosen.name} does not fit its schema ({wrong}); it did take effect"
@@ -194,10 +197,12 @@ def result_of(chosen: Tool, value: Any, result_bytes: int, handle: str = "") -> 
             "invalid_result",
             cost_usd=cost,
             quota=quota,
+            agents_usd=agents_usd,
         )
     text = as_text({"partial": True, "result": value, "failed": failed} if partial else value)
     shown = clip(text, result_bytes, handle)
-    return Ran("ok", shown, "", "" if shown == text else text, cost, quota, partial, later)
+    whole = "" if shown == text else text
+    return Ran("ok", shown, "", whole, cost, quota, partial, later, agents_usd=agents_usd)
 
 
 def failure_of(error: ToolError, result_bytes: int) -> Ran:

@@ -348,6 +348,7 @@ class ToolRunner:
                 ran.cost_usd,
                 ran.quota,
                 ran.partial,
+                ran.agents_usd,
             )
         )
 

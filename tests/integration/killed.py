@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.journal.base import Journal, JournalFull, Lease
+from orchestrator.journal.base import Account, Journal, JournalFull, Lease
 from orchestrator.journal.postgres import PostgresJournal
 from orchestrator.journal.sqlite import SqliteJournal
 from orchestrator.loop.events import AnyEvent
@@ -58,12 +58,19 @@ class _Announced:
     stored: Callable[[Sequence[AnyEvent]], object]
 
     async def append(
-        self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
+        self,
+        lease: Lease,
+        events: Sequence[AnyEvent],
+        *,
+        durable: bool = True,
+        account: Account | None = None,
     ) -> int:
         kinds = "+".join(type(event).__name__ for event in events)
         await self.point(f"before {kinds}")
         try:
-            seq: int = await super().append(lease, events, durable=durable)  # type: ignore[misc]
+            seq: int = await super().append(  # type: ignore[misc]
+                lease, events, durable=durable, account=account
+            )
         except JournalFull:
             await self.point(f"refused {kinds}")
             raise

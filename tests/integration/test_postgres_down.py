@@ -1,5 +1,5 @@
 """PostgreSQL that breaks off, dies or hangs in the middle of work: nothing is acknowledged that is
-not stored, nothing is stored twice, and all goes on by itself when it is back."""
+not stored, nothing is stored or counted twice, and all goes on by itself when it is back."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ import asyncpg
 import pytest
 
 from orchestrator.clock import SystemClock
-from orchestrator.journal.base import JournalFull, Lease
+from orchestrator.journal.base import Account, JournalFull, Lease
 from orchestrator.journal.postgres import PostgresJournal
 from orchestrator.journal.postgres_operations import Operation
-from orchestrator.loop.events import AnyEvent, ModelIntent, ResponseAccepted, ResponseFinished
+from orchestrator.loop.events import (
+    AnyEvent,
+    ModelIntent,
+    ModelResult,
+    ResponseAccepted,
+    ResponseFinished,
+)
 from serving.config import JournalConfig
 from tests.postgres import Server
 
 CONVERSATIONS, STEPS = 12, 40
 PATIENCE_S = 60.0
+ACCOUNT = Account("acme", 60.0, 120.0, "w1")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +78,7 @@ class Work:
             try:
                 # Every third is not waited for durably, as streamed text is not.
                 durable = not self.soft or step % 3 > 0
-                await self.journal.append(lease, pending, durable=durable)
+                await self.journal.append(lease, pending, durable=durable, account=ACCOUNT)
             except JournalFull:
                 self.refused += 1
                 await asyncio.sleep(0.02)
@@ -80,7 +87,7 @@ class Work:
                 self.stored += 1
         while pending:
             try:
-                await self.journal.append(lease, pending)
+                await self.journal.append(lease, pending, account=ACCOUNT)
                 pending = []
             except JournalFull:
                 await asyncio.sleep(0.05)
@@ -89,19 +96,21 @@ class Work:
 def script(name: str) -> list[AnyEvent]:
     return [
         ResponseAccepted(f"r_{name}", 1.0, [], idempotency_key=f"k_{name}"),
-        *(ModelIntent(step, 1, 1.0) for step in range(1, STEPS)),
+        *(kind(step, 1, 1.0) for step in range(STEPS // 2) for kind in (ModelIntent, ModelResult)),
         ResponseFinished(f"r_{name}", 2.0, "completed"),
     ]
 
 
 async def is_whole(url: str) -> None:
-    """Every log holds every event, once, in order."""
+    """Every log holds every event, once, in order, and what they spent is counted once."""
     async with opened(url) as journal:
         for number in range(CONVERSATIONS):
             log = await journal.read(f"c{number}")
             assert [each.event for each in log] == script(f"c{number}")
             assert [each.seq for each in log] == list(range(1, len(log) + 1))
         assert await journal.due(float("inf"), 99) == []
+        (spent,) = await journal.spent(0.0, but_by="")
+        assert spent.spending.turns == CONVERSATIONS * (STEPS // 2)
 
 
 async def disturb(work: Work, act: Callable[[], Awaitable[None]], times: int) -> None:
@@ -142,12 +151,14 @@ async def test_what_is_in_doubt_stays_so_when_somebody_else_asks_for_the_lease(
 
         monkeypatch.setattr(journal._writer, "_commit", breaks_after)
         with pytest.raises(JournalFull):
-            await journal.append(lease, [ModelIntent(1, 1, 1.0)])
+            await journal.append(lease, [ModelResult(1, 1, 1.0)], account=ACCOUNT)
         monkeypatch.setattr(journal._writer, "_commit", commit)
         assert await journal.lease("c", "somebody else here", 10) is None
-        again: list[AnyEvent] = [ModelIntent(1, 1, 1.0), ModelIntent(2, 1, 1.0)]
-        assert await journal.append(lease, again) == 2
+        again: list[AnyEvent] = [ModelResult(1, 1, 1.0), ModelResult(2, 1, 1.0)]
+        assert await journal.append(lease, again, account=ACCOUNT) == 2
         assert [each.event for each in await journal.read("c")] == again
+        (spent,) = await journal.spent(0.0, but_by="")
+        assert spent.spending.turns == 2
 
 
 async def test_a_server_that_is_killed_and_comes_back_loses_nothing(server: Server) -> None:

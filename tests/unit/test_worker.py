@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.agents import Agents, resolve
 from orchestrator.clock import FakeClock
-from orchestrator.journal.base import JournalFull, Lease, Purgeable, Recorded
+from orchestrator.journal.base import Account, JournalFull, Lease, Purgeable, Recorded
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.loop.events import (
     AnyEvent,
@@ -94,12 +94,17 @@ class Flaky(MemoryJournal):
         self.appends = []
 
     async def append(
-        self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
+        self,
+        lease: Lease,
+        events: Sequence[AnyEvent],
+        *,
+        durable: bool = True,
+        account: Account | None = None,
     ) -> int:
         if self.full:
             raise JournalFull("no space left")
         self.appends.append(([type(event).__name__ for event in events], durable))
-        return await super().append(lease, events, durable=durable)
+        return await super().append(lease, events, durable=durable, account=account)
 
     async def read(self, conversation: str, after: int = 0) -> list[Recorded]:
         if conversation == self.unreadable:
