@@ -81,11 +81,15 @@ async def desk(
     tools: tuple[str, ...] = ("mcp:world",),
     flags: tuple[str, ...] = (),
     journal: MemoryJournal | None = None,
+    first_list_wait_s: float = 20,
     **server: Any,
 ) -> AsyncIterator[Desk]:
     command = [sys.executable, str(WORLD), str(folder), *flags]
     parsed = McpConfig.model_validate(
-        {"servers": {"world": {"command": command, **server}}, "first_list_wait_s": 20}
+        {
+            "servers": {"world": {"command": command, **server}},
+            "first_list_wait_s": first_list_wait_s,
+        }
     )
     servers = McpServers(parsed, folder / "stack")
     config = AgentConfig.model_validate(
@@ -248,8 +252,8 @@ async def test_a_restart_renders_the_same_tools_though_the_server_is_gone(tmp_pa
 async def test_where_the_tools_were_never_seen_the_request_is_refused_and_nothing_is_stored(
     tmp_path: Path,
 ) -> None:
-    async with desk(tmp_path, flags=("--hang",), connect_timeout_s=0.2) as it:
-        it.worker._offers._servers.first_list_wait_s = 0.5  # type: ignore[attr-defined]
+    hung = {"flags": ("--hang",), "connect_timeout_s": 0.2, "first_list_wait_s": 0.5}
+    async with desk(tmp_path, **hung) as it:
         with pytest.raises(Unavailable, match="'world' are not known yet") as refused:
             await it.ask("c1")
         assert refused.value.code == "mcp_server_unavailable"
