@@ -37,22 +37,25 @@ from orchestrator.api.listing import Order, Page
 from orchestrator.api.response_request import CreateRequest
 from orchestrator.api.responses import ResponsesApi, Runs
 from orchestrator.api.schema import (
+    ApprovalList,
     ConversationBody,
     DeletedConversation,
     DeletedResponse,
     ItemList,
     OutputItem,
+    PurgedCount,
     ResponseBody,
-    answers,
     body,
 )
 from orchestrator.clock import Clock
 from orchestrator.journal.base import Fenced, Journal, JournalFull
 from orchestrator.tools import trace_context
+from router.http.body import body_of
+from router.http.described import answers
 from router.tenancy import deadlines
 from router.tenancy.access import PURGE, tenant_of
 from serving.config import StackConfig
-from serving.errors import BadRequest, Conflict, TooLarge, Unavailable
+from serving.errors import Conflict, Unavailable
 
 MAX_KEY = 255
 """Characters of an Idempotency-Key."""
@@ -196,11 +199,11 @@ def _conversations(routes: APIRouter, api: Conversations, limit: int) -> None:
 def _of_warmloop(routes: APIRouter, journal: Journal, worker: Runs) -> None:
     """What OpenAI's API has no word for, for `warmloop approvals` and `warmloop journal purge`."""
 
-    @routes.get("/v1/warmloop/approvals", include_in_schema=False)
+    @routes.get("/v1/warmloop/approvals", responses=answers(ApprovalList))
     async def list_approvals(request: Request, after: str = "") -> Response:
         return answer(await waiting.page(journal, tenant_of(request.scope), after))
 
-    @routes.post(PURGE, include_in_schema=False)
+    @routes.post(PURGE, responses=answers(PurgedCount, 400))
     async def purge_older(older_than_s: Annotated[float, Query(gt=0)]) -> Response:
         return answer({"purged": await worker.purge_older(older_than_s)})
 
@@ -244,30 +247,3 @@ def caller_of(request: Request) -> Caller:
     urgency = deadlines.urgency_of(headers, tenant)
     trace = trace_context.valid(headers.get("traceparent", ""))
     return Caller(tenant, urgency, deadlines.seconds_of(headers, None), trace)
-
-
-async def body_of(request: Request, limit: int) -> bytes:
-    """The whole body. Raises TooLarge, and BadRequest for one that is compressed."""
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise BadRequest("content-encoding: send the body as plain JSON")
-    declared = int(request.headers.get("content-length", "0"))
-    if declared > 2 * limit:  # not worth waiting for
-        raise _too_large(limit)
-    size = 0
-    chunks: list[bytes] = []
-    async for chunk in request.stream():
-        # An excess is read and dropped: most clients read no answer before they have sent all.
-        size += len(chunk)
-        if size <= limit:
-            chunks.append(chunk)
-        elif size > 2 * limit:
-            break
-    if size > limit:
-        raise _too_large(limit)
-    return b"".join(chunks)
-
-
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(
-        f"the body is larger than {limit} bytes; shorten it, or raise front.max_body_bytes"
-    )

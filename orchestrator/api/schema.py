@@ -6,32 +6,14 @@ them to it is the fuzzing of the running API from this schema.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from orchestrator.api.inbound import Strict
 from orchestrator.api.response_format import TextConfig
 from orchestrator.api.response_request import Reasoning
 from orchestrator.api.response_tools import FunctionTool, ToolChoice
-
-
-class Told(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-
-class ErrorBody(Told):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorAnswer(Told):
-    """OpenAI's error envelope."""
-
-    error: ErrorBody
+from router.http import described
+from router.http.described import Told
 
 
 class OutputItem(Told):
@@ -137,54 +119,33 @@ class DeletedConversation(Told):
     deleted: Literal[True]
 
 
-_SAID: dict[int | str, str] = {
-    400: "A field is wrong or not supported; the error names it.",
-    404: "It is not there, or not yours.",
-    409: "Something is in progress, or an Idempotency-Key was used with another body.",
-    413: "The body is too large.",
-    429: "A limit is reached; Retry-After says when to come back.",
-    503: "The journal or an engine cannot be used now; nothing was accepted.",
-    "4XX": "Any other refusal.",
-}
-
-
-_TEXT = {"type": "string"}
-SERVER_SENT_EVENT = {
-    "type": "object",
-    "properties": {"event": _TEXT, "id": _TEXT, "data": _TEXT},
-    "required": ["event", "data"],
-}
-"""One event of a stream; `data` is JSON with `type` and `sequence_number`."""
-
-
-def answers(
-    model: type[BaseModel], *refusals: int, stream: bool = False
-) -> dict[int | str, dict[str, Any]]:
-    """`responses` of a route."""
-    found: dict[int | str, dict[str, Any]] = {200: {"model": model, "description": "As asked."}}
-    if stream:
-        found[200]["content"] = {"text/event-stream": {"schema": SERVER_SENT_EVENT}}
-    every: tuple[int | str, ...] = (*refusals, 429, 503, "4XX")
-    for status in every:
-        found[status] = {"model": ErrorAnswer, "description": _SAID[status]}
-    return found
-
-
 def body(model: type[Strict], *, required: bool = True) -> dict[str, Any]:
     """`openapi_extra` of a route that reads its body itself."""
-    schema = model.model_json_schema(mode="validation")
-    whole = _inlined(schema, schema.get("$defs", {}))
-    content = {"application/json": {"schema": whole}}
-    return {"requestBody": {"required": required, "content": content}}
+    return described.body(model.model_json_schema(mode="validation"), required=required)
 
 
-def _inlined(value: Any, definitions: Mapping[str, Any]) -> Any:
-    """The schema without references: they would point into the OpenAPI document."""
-    if isinstance(value, list):
-        return [_inlined(each, definitions) for each in value]
-    if not isinstance(value, dict):
-        return value
-    if name := value.get("$ref"):
-        return _inlined(definitions[name.removeprefix("#/$defs/")], definitions)
-    skipped = ("$defs", "discriminator")
-    return {k: _inlined(v, definitions) for k, v in value.items() if k not in skipped}
+class Approval(Told):
+    """A call that waits for a person."""
+
+    id: str
+    object: Literal["warmloop.approval"]
+    conversation: str
+    response_id: str
+    tenant: str
+    agent: str
+    name: str
+    arguments: str
+    reason: Literal["required", "outcome_unknown"]
+    requested_at: float
+
+
+class ApprovalList(Told):
+    object: Literal["list"]
+    data: list[Approval]
+    next: str | None
+    """Where to go on, as `after`."""
+
+
+class PurgedCount(Told):
+    purged: int
+    """Conversations; ask again until it is 0."""

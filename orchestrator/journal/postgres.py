@@ -236,6 +236,8 @@ class PostgresJournal:
     async def _ask(self, query: str, *values: Any) -> list[Any]:
         if self._pool is None or self._closed:
             raise JournalFull("the journal is closed")
+        if any(isinstance(value, str) and "\0" in value for value in values):
+            return []  # PostgreSQL refuses that byte, so nothing has such a name
         timeout_s = self._link.timeout_s
         try:
             async with asyncio.timeout(2 * timeout_s), self._pool.acquire(timeout=timeout_s) as one:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -25,6 +25,8 @@ from fastapi.responses import JSONResponse
 
 from router.adapters.adapter_set import Step, Wanted
 from router.adapters.keeper import FAILURES, Keeper, reason
+from router.http.body import body_of
+from router.http.described import Told, answers, body
 from serving.config import ModelConfig, StackConfig
 from serving.errors import (
     AdapterError,
@@ -33,7 +35,6 @@ from serving.errors import (
     EngineError,
     NotFound,
     RequestError,
-    TooLarge,
     Unavailable,
     UpstreamError,
 )
@@ -240,16 +241,32 @@ def _refusal(name: str, failed: dict[str, BaseException], count: int) -> BaseExc
     return UpstreamError(f"adapter {name!r}: {said}")
 
 
+class AdapterAnswer(Told):
+    object: Literal["lora_adapter"]
+    id: str
+    parent: str
+    """Its model."""
+    status: Literal["loaded", "unloaded"]
+
+
 def adapter_routes(adapters: Adapters) -> APIRouter:
     """The two routes."""
     routes = APIRouter()
 
-    @routes.post("/v1/load_lora_adapter")
+    @routes.post(
+        "/v1/load_lora_adapter",
+        responses=answers(AdapterAnswer, 400, 404, 409, 413, 502),
+        openapi_extra=body(msgspec.json.schema(LoadRequest)),
+    )
     async def load(request: Request) -> JSONResponse:
         wanted, replicas = await adapters.load(await _asked(request, LoadRequest))
         return JSONResponse({**_described(wanted), "status": "loaded", "replicas": replicas})
 
-    @routes.post("/v1/unload_lora_adapter")
+    @routes.post(
+        "/v1/unload_lora_adapter",
+        responses=answers(AdapterAnswer, 400, 404, 409, 413),
+        openapi_extra=body(msgspec.json.schema(UnloadRequest)),
+    )
     async def unload(request: Request) -> JSONResponse:
         wanted, left = await adapters.unload(await _asked(request, UnloadRequest))
         return JSONResponse({**_described(wanted), "status": "unloaded", "pending": left})
@@ -266,13 +283,9 @@ async def _asked(request: Request, kind: type[T]) -> T:
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         # A page in a browser may send other types to this machine without asking it first.
         raise BadRequest("content-type: send the body as application/json", param=None)
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise TooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes; shorten it")
+    raw = await body_of(request, MAX_BODY_BYTES, "shorten it")
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
         raise BadRequest(f"the body: {error}; see vLLM's fields", code="invalid_value") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -8,25 +8,36 @@ may be written as Chat Completions, Messages or Responses write them. Nothing is
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from router.calls.plan import decoded
+from router.http.body import body_of
+from router.http.described import Told, answers, body
 from serving import schemas
 from serving.errors import BadRequest
 from serving.schemas import SchemaRefused
 
 
-def routes(bounds: schemas.Bounds, max_tools: int) -> APIRouter:
+class Checked(Told):
+    object: Literal["list"]
+    tools: list[dict[str, Any]]
+    """What became of each, in their order."""
+
+
+def routes(bounds: schemas.Bounds, max_tools: int, max_body_bytes: int) -> APIRouter:
     """The route, for a front door with these bounds."""
     found = APIRouter()
+    # What is no tool is a verdict, too.
+    tools = {"type": "array", "items": {}, "minItems": 1, "maxItems": max_tools}
+    asked = {"type": "object", "properties": {"tools": tools}, "required": ["tools"]}
 
-    @found.post("/v1/tools/check")
+    @found.post("/v1/tools/check", responses=answers(Checked, 400, 413), openapi_extra=body(asked))
     async def check(request: Request) -> JSONResponse:
-        body = decoded(await request.body(), "the body")
-        listed = body.get("tools") if isinstance(body, dict) else None
+        said = decoded(await body_of(request, max_body_bytes), "the body")
+        listed = said.get("tools") if isinstance(said, dict) else None
         if not isinstance(listed, list) or not listed:
             raise BadRequest("tools: send a list of at least one tool", param="tools")
         if len(listed) > max_tools:

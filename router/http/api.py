@@ -5,7 +5,7 @@
     GET  /health     this process runs; the engines as it sees them
     GET  /ready      200 when some engine takes turns, else 503
     GET  /metrics    Prometheus
-    GET  /openapi.json           what is not forwarded, described
+    GET  /openapi.json           all that is not forwarded, described
     POST /v1/tools/check                                         tool_check.py
     POST /v1/warmloop/outcomes                                   outcomes.py
     POST /v1/load_lora_adapter  /v1/unload_lora_adapter          adapters.py, by `extra_routes`
@@ -20,11 +20,11 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import ASGIApp
@@ -33,6 +33,7 @@ from router.calls import check as tool_check
 from router.calls import plan as tool_plan
 from router.dispatch import Router
 from router.http.asgi import Gate
+from router.http.described import Told, answers
 from router.http.refusals import MethodNotAllowed, error_body, internal
 from router.http.wire import Forwarding
 from router.tenancy.access import Access, may_look, tenant_of, visible
@@ -42,6 +43,24 @@ from router.tiers.turn_types import AUTO
 from router.turn import Turns
 from serving.errors import BadRequest, NotFound, RequestError, Unavailable
 from serving.sections import nearest
+
+
+class ModelBody(Told):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(Told):
+    object: Literal["list"]
+    data: list[ModelBody]
+
+
+class Status(Told):
+    status: str
+    """What else is in it is for the operator's eyes."""
+
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -83,7 +102,8 @@ def build(
     app.include_router(_operator_routes(router))
     tools = router.config.tools
     app.include_router(outcomes.routes(auto.ledger, lambda request: tenant_of(request.scope)))
-    app.include_router(tool_check.routes(tool_plan.bounds_of(tools), tools.max_tools))
+    bounds, largest = tool_plan.bounds_of(tools), router.config.front.max_body_bytes
+    app.include_router(tool_check.routes(bounds, tools.max_tools, largest))
     for routes in extra_routes:
         app.include_router(routes)
     forwarding = Forwarding(turns or auto, router.config, router.report, access, router.clock)
@@ -119,11 +139,11 @@ def _model_routes(router: Router) -> APIRouter:
     def names(request: Request) -> list[str]:
         return visible(tenant_of(request.scope), router.catalogue.names(), router.catalogue.parent)
 
-    @routes.get("/v1/models")
+    @routes.get("/v1/models", responses=answers(ModelList))
     async def list_models(request: Request) -> JSONResponse:
         return JSONResponse({"object": "list", "data": [*map(describe, names(request))]})
 
-    @routes.get("/v1/models/{name:path}")
+    @routes.get("/v1/models/{name:path}", responses=answers(ModelBody, 404))
     async def one_model(name: str, request: Request) -> JSONResponse:
         known = names(request)
         if name not in known:
@@ -167,7 +187,7 @@ def _operator_routes(router: Router) -> APIRouter:
             for e in router.catalogue.fleet().engines
         ]
 
-    @routes.get("/health")
+    @routes.get("/health", responses=answers(Status))
     async def health(request: Request) -> JSONResponse:
         if not may_look(request.scope):
             return JSONResponse({"status": "ok"})
@@ -198,7 +218,7 @@ def _operator_routes(router: Router) -> APIRouter:
             }
         )
 
-    @routes.get("/ready")
+    @routes.get("/ready", responses=answers(Status))
     async def ready(request: Request) -> JSONResponse:
         fleet = router.catalogue.fleet()
         if not may_look(request.scope):
@@ -212,7 +232,7 @@ def _operator_routes(router: Router) -> APIRouter:
             raise Unavailable(f"no engine is ready: {why}", retry_after_s=5)
         return JSONResponse({"status": "ready", "models": sorted(fleet.ready_names)})
 
-    @routes.get("/metrics")
+    @routes.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(router.metrics.render(), media_type="text/plain; version=0.0.4")
 

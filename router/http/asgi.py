@@ -38,12 +38,12 @@ class Gate:
         self, forwarding: Forwarding, routes: Mapping[str, ASGIApp], inner: ASGIApp
     ) -> None:
         self.forwarding = forwarding
-        self._routes = routes
-        self._inner = inner
+        self.routes = routes
+        self.inner = inner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._inner(scope, receive, send)
+            await self.inner(scope, receive, send)
             return
         request_id = scope["warmloop.request_id"] = request_id_of(scope["headers"])
         started = False
@@ -59,7 +59,7 @@ class Gate:
                     ]
             await send(message)
 
-        route = self._routes.get(scope["path"])
+        route = self.routes.get(scope["path"])
         try:
             scope["warmloop.tenant"] = self.forwarding.access.admit(scope)
         except RequestError as error:
@@ -70,7 +70,7 @@ class Gate:
             await send_error(send, error, scope["path"], request_id)
             return
         try:
-            await (route or self._inner)(scope, receive, noting)
+            await (route or self.inner)(scope, receive, noting)
         except Exception:
             # A defect of ours. Its text stays in the log, where the request id finds it.
             _log.exception("request %s failed", request_id)

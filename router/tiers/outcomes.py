@@ -12,6 +12,8 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from router.http.body import body_of
+from router.http.described import Told, answers, body
 from router.tenancy.tenants import OPEN, Tenant
 from router.tiers.case import Ledger
 from serving.errors import BadRequest, NotFound
@@ -26,13 +28,23 @@ class _Outcome(msgspec.Struct, forbid_unknown_fields=True):
     success: bool
 
 
+class Reported(Told):
+    request_id: str
+    turns: int
+    """Of how many turns it was said."""
+
+
 def routes(ledger: Ledger, tenant_of: Callable[[Request], Tenant] = lambda _: OPEN) -> APIRouter:
     found = APIRouter()
 
-    @found.post(ROUTE)
+    @found.post(
+        ROUTE,
+        responses=answers(Reported, 400, 404, 413),
+        openapi_extra=body(msgspec.json.schema(_Outcome)),
+    )
     async def report(request: Request) -> JSONResponse:
         tenant = tenant_of(request)
-        outcome = _read(await request.body())
+        outcome = _read(await body_of(request, _MAX_BODY_BYTES, "send one outcome"))
         count = ledger.report(tenant.name, outcome.request_id, success=outcome.success)
         if not count:
             raise NotFound(
@@ -46,11 +58,9 @@ def routes(ledger: Ledger, tenant_of: Callable[[Request], Tenant] = lambda _: OP
     return found
 
 
-def _read(body: bytes) -> _Outcome:
-    if len(body) > _MAX_BODY_BYTES:
-        raise BadRequest(f"the body is larger than {_MAX_BODY_BYTES} bytes; send one outcome")
+def _read(raw: bytes) -> _Outcome:
     try:
-        outcome = msgspec.json.decode(body, type=_Outcome)
+        outcome = msgspec.json.decode(raw, type=_Outcome)
     except msgspec.ValidationError as error:
         raise BadRequest(
             f"{error}; send an object with request_id (a string) and success (true or false)"

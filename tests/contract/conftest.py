@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from openai import AsyncOpenAI
 
-from serving.config import SimulatorConfig
+from serving.config import SimulatorConfig, StackConfig
 from serving.simulator import Simulator
 from tests.contract.front_door import Front, clients, front_door, served, stack
 
@@ -32,8 +32,13 @@ async def simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
 
 
 @asynccontextmanager
-async def simulated_front(home: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
-    """The whole application over one simulated engine; scripts go into the messages."""
+async def simulated_front(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    config: Callable[[str], StackConfig] = stack,
+) -> AsyncIterator[str]:
+    """The whole application over one simulated engine, whose URL `config` gets; scripts go into
+    the messages."""
     from orchestrator.app import create_app
 
     monkeypatch.setenv("WARMLOOP_HOME", str(home))
@@ -43,7 +48,7 @@ async def simulated_front(home: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     host, port = runner.addresses[0][:2]
-    app = create_app(stack(f"http://{host}:{port}"))
+    app = create_app(config(f"http://{host}:{port}"))
     async with AsyncExitStack() as life:
         life.push_async_callback(runner.cleanup)
         url = await life.enter_async_context(served(app))

@@ -2,7 +2,8 @@
 
 A made-up model or id is answered with 404 at the door. So most of them are replaced by real ones:
 the agent `desk`, and ids that the test has made before and lists in $WARMLOOP_FUZZ_IDS (JSON: the
-parameter's name to its values). What is no string stays: it has to be refused.
+parameter's name to its values). What is no string stays: it has to be refused. And the operator's
+purge takes nothing that is younger than a day, or all of that would be gone in the first second.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import schemathesis
 
 IDS: dict[str, list[str]] = json.loads(Path(os.environ["WARMLOOP_FUZZ_IDS"]).read_text())
+DAY_S = 86_400
 _choice = random.Random(1)
 
 
@@ -33,7 +35,17 @@ def map_path_parameters(_: Any, parameters: dict[str, Any] | None) -> dict[str, 
 
 
 @schemathesis.hook
+def map_query(_: Any, query: dict[str, Any] | None) -> dict[str, Any] | None:
+    age = (query or {}).get("older_than_s")
+    if query and isinstance(age, float | int) and 0 < age < DAY_S:
+        return {**query, "older_than_s": age + DAY_S}
+    return query
+
+
+@schemathesis.hook
 def map_body(_: Any, body: Any) -> Any:
-    if isinstance(body, dict) and isinstance(model := body.get("model"), str) and model:
+    if not isinstance(body, dict) or "lora_name" in body:
+        return body
+    if isinstance(model := body.get("model"), str) and model:
         return {**body, "model": "desk"}
     return body

@@ -392,3 +392,12 @@ async def test_a_wait_that_is_given_up_leaves_nothing_behind(
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert clock.waiting == 0
+
+
+async def test_a_name_that_no_store_could_hold_is_not_there(journal: Journal) -> None:
+    await journal.append(await leased(journal), [accepted()])
+    for name in ("a\0b", "\0", "resp_1\0"):
+        assert await journal.read(name) == []
+        assert await journal.find_response(name) is None
+        assert await journal.find_idempotent(name) is None
+        assert await journal.asking(name, 10) == []
