@@ -30,9 +30,13 @@ class Step:
     cached: int
     output: int
     seconds: float
-    """That the engine was busy with it; with one session at a time also what a client waits."""
+    """That the engine was busy with it."""
     right: bool | None = None
     """None: nobody asks, or another answer was used."""
+    clock_s: float = 0.0
+    """That somebody waited for it; 0 where nobody did."""
+    said: str = ""
+    """The beginning of an answer that was checked, where there was one."""
 
     @property
     def tokens(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ import pytest
 from rich.console import Console
 
 from benchmarks import cost_live
+from benchmarks.cost_busy import Busy
 from benchmarks.cost_desk import SHOWN_BYTES, Asked, handbook, tasks
-from benchmarks.cost_live import Wanted, taken
+from benchmarks.cost_live import Wanted
+from benchmarks.cost_stage import taken
 from benchmarks.everyday_questions import QUESTIONS, Question
 from router.logs import TurnRecord
 from serving.errors import ConfigError
@@ -75,20 +79,45 @@ def record(model: str, prompt: int | None, **fields: Any) -> TurnRecord:
     return TurnRecord("", "r", "/", 200, model=model, prompt_tokens=prompt, **fields)
 
 
-def test_a_turn_that_was_asked_again_is_two_steps_of_which_one_counts_as_right() -> None:
+def test_a_turn_that_was_asked_again_is_two_steps() -> None:
     log = [
         record("tuned", 900, cached_tokens=640, output_tokens=20, total_s=0.5),
         record("frontier", 900, cached_tokens=0, output_tokens=25, total_s=2.0),
     ]
-    small, frontier = taken(3, "7", log, right=True)
-    assert (small.tier, small.fresh, small.cached, small.right) == ("small", 260, 640, None)
-    assert (frontier.tier, frontier.fresh, frontier.right) == ("frontier", 900, True)
-    assert frontier.seconds == 2.0
+    small, frontier = taken(3, "7", log, {})
+    assert (small.tier, small.fresh, small.cached) == ("small", 260, 640)
+    assert (frontier.tier, frontier.fresh) == ("frontier", 900)
+    assert frontier.seconds == frontier.clock_s == 2.0
+
+
+def test_an_engines_busy_seconds_are_shared_by_its_tries_as_the_clock_has_them() -> None:
+    log = [
+        record("small", 900, total_s=3.0),
+        record("small", 900, total_s=1.0),
+        record("frontier", 900, total_s=2.0),
+    ]
+    steps = taken(0, "0", log, {"small": 0.8, "frontier": 1.5})
+    assert [step.seconds for step in steps] == pytest.approx([0.6, 0.2, 1.5])
+    assert [step.clock_s for step in steps] == [3.0, 1.0, 2.0]
+
+
+def test_an_engine_that_no_process_of_ours_serves_is_not_measured() -> None:
+    with pytest.raises(RuntimeError, match="no process of ours listens there"):
+        Busy("http://127.0.0.1:1")
+
+
+def test_what_a_processor_worked_counts_as_busy() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        busy = Busy(f"http://127.0.0.1:{server.getsockname()[1]}")
+        before, until = busy.seconds(), time.process_time() + 0.05
+        while time.process_time() < until:
+            pass
+        assert busy.seconds() - before >= 0.03
 
 
 def test_a_turn_that_reached_no_engine_is_no_result() -> None:
     with pytest.raises(RuntimeError, match="task 3, turn 7: no engine answered"):
-        taken(3, "7", [record("frontier", None)], right=False)
+        taken(3, "7", [record("frontier", None)], {})
 
 
 @pytest.mark.parametrize(
