@@ -105,7 +105,7 @@ class _Desk:
     async def ask(self, at: int) -> list[Step]:
         """One turn."""
         arm, asked = self.arm, self.arm.tasks[self.number][at]
-        salt = f"{arm.way}/{self.number}/{at}" if arm.way == WAYS[0] else arm.way
+        salt = f"{arm.way} {self.number} {at}" if arm.way == WAYS[0] else arm.way
         self.log.clear()
         before = self.engines.busy_s()
         said = await self._answer(asked.body(arm.model, salt))
@@ -119,7 +119,7 @@ class _Desk:
         headers = {"x-warmloop-task": TASK, "x-session-id": f"{self.arm.way}/{self.number}"}
         async with self.http.post(self.url + CHAT, json=body, headers=headers) as answer:
             said: dict[str, Any] = await answer.json()
-            if answer.status >= 500 and "invalid_tool_call" not in str(said):
+            if answer.status != 200 and "invalid_tool_call" not in str(said):
                 raise RuntimeError(f"{self.url} answered {answer.status}: {said}")
         if "choices" not in said:
             return {}
@@ -143,7 +143,8 @@ def taken(
     """
     tries = [record for record in log if record.prompt_tokens]
     if not tries:
-        raise RuntimeError(f"task {task}, turn {turn}: no engine answered")
+        said = [f"{record.model} {record.status} {record.error}".strip() for record in log]
+        raise RuntimeError(f"task {task}, turn {turn}: no engine answered; the log: {said}")
     waited: dict[Tier, float] = {"frontier": 0.0, "small": 0.0}
     for record in tries:
         waited[_tier(record)] += record.total_s or 0.0
