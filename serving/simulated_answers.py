@@ -25,6 +25,8 @@ from serving.simulated_cache import BYTES_PER_TOKEN, count_tokens
 SENTENCE = "This is a simulated answer; no model has run."
 _MARK = "SIMULATE:"
 _END = b"<|end|>\n"
+MAX_SALT = 128
+"""Characters, as vLLM has it."""
 Json = Mapping[str, Any]
 
 
@@ -86,10 +88,7 @@ def read_chat(request: Json, header: str | None = None) -> tuple[Prompt, Answer]
     if request.get("continue_final_message"):
         messages, begun = _unfinished(request, messages)
     parts += [_render(message) for message in messages]
-    prompt = Prompt(
-        b"".join(parts) + b"<|assistant|>\n" + begun.encode(),
-        str(request.get("cache_salt", "")).encode(),
-    )
+    prompt = Prompt(b"".join(parts) + b"<|assistant|>\n" + begun.encode(), _salt(request))
     return prompt, _go_on(_chat_answer(request, messages, tools, header), begun)
 
 
@@ -107,8 +106,22 @@ def read_text(request: Json, header: str | None = None) -> tuple[Prompt, Answer]
     script, begun = _begun(prompt) if isinstance(prompt, str) else (None, "")
     script = header or script
     answer = (_scripted(script, 0) if script else None) or Answer(text=" " + SENTENCE)
-    salt = str(request.get("cache_salt", "")).encode()
-    return Prompt(data, salt), _go_on(answer, begun)
+    return Prompt(data, _salt(request)), _go_on(answer, begun)
+
+
+def _salt(request: Json) -> bytes:
+    """What vLLM takes, and no other: `/` and `@` are for its caches beyond one engine."""
+    salt = request.get("cache_salt")
+    if salt is None:
+        return b""
+    if not isinstance(salt, str) or not salt:
+        raise BadInput("Parameter 'cache_salt' must be a non-empty string if provided.")
+    if len(salt) > MAX_SALT or any(char in salt for char in "@/\\\0"):
+        raise BadInput(
+            f"Parameter 'cache_salt' must be at most {MAX_SALT} characters and must not contain "
+            "'@', '/', '\\', or NUL."
+        )
+    return salt.encode("utf-8", "surrogatepass")
 
 
 def _unfinished(request: Json, messages: list[Json]) -> tuple[list[Json], str]:

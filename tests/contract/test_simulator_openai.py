@@ -208,6 +208,17 @@ async def test_a_prompt_over_the_context_is_refused_as_vllm_refuses_it(
     assert (body["type"], body["code"]) == ("BadRequestError", 400)
 
 
+@pytest.mark.parametrize("salt", ["", 7, "a/b", "a@b", "a\\b", "a\0b", "x" * 129])
+async def test_a_salt_that_vllm_does_not_take_is_refused(
+    client: openai.AsyncOpenAI, salt: object
+) -> None:
+    ask = client.chat.completions.create
+    messages: list[Any] = [{"role": "user", "content": "Hello"}]
+    await ask(model="small", messages=messages, extra_body={"cache_salt": "way 1, turn 2"})
+    with pytest.raises(openai.BadRequestError, match="Parameter 'cache_salt' must be"):
+        await ask(model="small", messages=messages, extra_body={"cache_salt": salt})
+
+
 async def test_bad_requests_get_an_answer_that_names_the_mistake(url: str) -> None:
     bad = [
         (b"{", 400),
