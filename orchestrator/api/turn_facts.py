@@ -76,6 +76,7 @@ class TurnFacts:
             "reason": routed.reason if routed else "",
             "predicted_cached_tokens": routed.predicted_cached_tokens if routed else 0,
             "finish_reason": result.finish_reason,
+            "stored_s": result.stored_s,
             "first_token_s": result.first_token_s,
             **{name: getattr(result, name) for name in SUMMED},
         }

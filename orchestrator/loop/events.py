@@ -161,6 +161,9 @@ class ModelResult(Event, frozen=True, tag="model_result", omit_defaults=True):
     uncached_cost_usd: float = 0.0
     """What the same turn costs when nothing is cached."""
     seconds: float = 0.0
+    """From the intent."""
+    stored_s: float = 0.0
+    """Of `seconds`: until the intent was stored, and the model could be asked."""
     first_token_s: float = 0.0
     reasoning: str = ""
     """What the model thought; its chat template gets it back."""

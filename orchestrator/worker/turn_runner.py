@@ -106,6 +106,7 @@ class TurnRunner:
         if run.last is not None:
             changed = without_tools(self._agent.settings, changed)
         await self._book.flush()
+        stored_s = self._clock.now() - began
         turn = ModelTurn(
             prompt.body(changed),  # not before: a thousand of them need not wait for the disk
             self._book.lease.conversation,
@@ -122,7 +123,7 @@ class TurnRunner:
             whole = await self._effects.run(self._stream(turn, answer))
             ended: AnyEvent | None = None
             if whole:
-                ended = self._result(step, answer, began)
+                ended = self._result(step, answer, began, stored_s)
             elif not self._book.stopping:
                 ended = self._failed(step, answer, "interrupted", "interrupted", retry=False)
         except ModelError as error:
@@ -200,7 +201,9 @@ class TurnRunner:
             )
         )
 
-    def _result(self, step: CallModel, answer: Answer, began: float) -> ModelResult:
+    def _result(
+        self, step: CallModel, answer: Answer, began: float, stored_s: float
+    ) -> ModelResult:
         text, calls, done = answer.whole()
         if done.finish_reason == "length" and (begun := self._begun()):
             calls, done = begun, msgspec.structs.replace(done, finish_reason="tool_calls")
@@ -225,6 +228,7 @@ class TurnRunner:
             cost_usd=spent + prices.cost_usd(prompt=prompt, cached=cached, output=output),
             uncached_cost_usd=spent + prices.cost_usd(prompt=prompt, cached=0, output=output),
             seconds=now - began,
+            stored_s=stored_s,
             first_token_s=self._first_at - began if self._first_at else 0.0,
         )
 

@@ -87,10 +87,12 @@ class Flaky(MemoryJournal):
     full = False
     unreadable = ""
     """A conversation whose log cannot be decoded."""
+    takes_s = 0.0
     appends: list[tuple[list[str], bool]]
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(clock=clock)
+        self.clock = clock
         self.appends = []
 
     async def append(
@@ -103,6 +105,7 @@ class Flaky(MemoryJournal):
     ) -> int:
         if self.full:
             raise JournalFull("no space left")
+        self.clock.advance(self.takes_s)
         self.appends.append(([type(event).__name__ for event in events], durable))
         return await super().append(lease, events, durable=durable, account=account)
 
@@ -487,6 +490,16 @@ async def test_nothing_is_done_while_the_journal_is_full_and_all_goes_on_after()
         desk.clock.advance(0.5)
         assert (await desk.ended()).status == "completed"
         assert desk.shop.bought == ["bell"]
+
+
+async def test_a_turn_says_how_much_of_it_was_storing_that_it_begins() -> None:
+    async with Desk(lambda turn: says("done")) as desk:
+        desk.journal.takes_s = 0.25
+        await desk.ask()
+        await desk.ended()
+        (result,) = await desk.found(ModelResult)
+        assert result.stored_s == pytest.approx(0.25)
+        assert result.stored_s <= result.first_token_s <= result.seconds
 
 
 async def test_one_response_at_a_time_in_a_conversation() -> None:
