@@ -183,7 +183,9 @@ async def _play(
             return {way.name: way for way in ways}
 
         found = await part(first)
-        by_small = {name: {"frontier": found[WAYS[1]], "small": found[name]} for name in BOTH}
+        by_small: dict[str, Mapping[Tier, Way]] = {
+            name: {"frontier": found[WAYS[1]], "small": found[name]} for name in BOTH
+        }
         auto = [
             Arm(WAYS[2], "auto", "small", whole, by_small[ALONE]),
             Arm(WAYS[3], "auto", "small", short, by_small[ALONE]),
