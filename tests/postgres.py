@@ -6,6 +6,7 @@ database. Tests that freeze or kill a server start one for themselves.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import importlib.util
 import os
@@ -18,7 +19,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import asyncpg
@@ -29,6 +30,9 @@ USER = "postgres"
 
 class Server:
     """One PostgreSQL. As root it runs as `nobody`, since it refuses to run as root."""
+
+    initdb_options: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         # Not pytest's folder: nobody else may look into that one, and a socket's path is short.
@@ -43,16 +47,17 @@ class Server:
             os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
         self._data = self.folder / "data"
         command = ["initdb", "--auth=trust", "--encoding=utf8", "--no-sync", "-U", USER]
-        self._call(*command, "-D", str(self._data))
+        self._call(*command, "-D", str(self._data), *self.initdb_options)
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
-    def start(self, *options: str) -> None:
+    def start(self) -> None:
         """Returns when it takes connections."""
+        command = [self._bin / "postgres", "-D", self._data, "-k", self.folder, "-h", ""]
         with (self.folder / "log").open("ab") as log:
             self._process = self._thread.submit(
                 subprocess.Popen,
-                [self._bin / "postgres", "-D", self._data, "-k", self.folder, "-h", "", *options],
+                [*command, *self.options],
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
@@ -109,12 +114,14 @@ class Server:
             await connection.close()
 
     def _signal_all(self, number: signal.Signals) -> None:
-        # The server and its children, whose process groups are their own.
+        for pid in self._pids():
+            os.kill(pid, number)
+
+    def _pids(self) -> list[int]:
+        # The server, and its children, whose process groups are their own.
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        pids = [self._process.pid, *map(int, children.read_text().split())]
-        for pid in pids:
-            os.kill(pid, number)
+        return [self._process.pid, *map(int, children.read_text().split())]
 
     def _ready(self) -> bool:
         try:
@@ -134,6 +141,73 @@ class Server:
             user=self._user,
             stdout=subprocess.DEVNULL,
         )
+
+
+class SmallServer(Server):
+    """One whose disk can be full: the system lets no file of it grow beyond a limit.
+
+    It writes its log (WAL) in files of 1 MiB, so that a limit above leaves the log alone, and meets
+    the tables. Nothing vacuums meanwhile: room would come back by itself.
+    """
+
+    initdb_options = ("--wal-segsize=1",)
+    options = ("-c", "autovacuum=off")
+
+    async def fill(self, url: str) -> None:
+        """The journal's table of events in that database cannot take one more."""
+        # Not a multiple of a page: a disk, too, can take the half of one.
+        self._limit_files(f"{2 * 2**20 + 4096}")
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute(FILL)
+        finally:
+            await connection.close()
+
+    async def fill_log(self) -> None:
+        """Not a byte more can be written: it ends itself, as it does when its log is full."""
+        assert self._process is not None
+        self._limit_files("0")
+        with suppress(asyncpg.PostgresError, OSError):
+            await self.execute("SELECT pg_logical_emit_message(true, 'one', 'more')")
+        await asyncio.to_thread(self._process.wait, PATIENCE_S)
+        self._process = None
+
+    def free(self) -> None:
+        """There is room again."""
+        self._limit_files("unlimited")
+
+    def _limit_files(self, soft: str) -> None:
+        assert self._process is not None
+        self._limit(self._process.pid, soft)  # first: whoever is born from now on inherits it
+        for pid in self._pids():
+            self._limit(pid, soft)
+
+    def _limit(self, pid: int, soft: str) -> None:
+        # By a program that runs as the server does: root itself may lack the right to.
+        command = ["prlimit", f"--pid={pid}", f"--fsize={soft}:"]
+        done = subprocess.run(command, capture_output=True, check=False, user=self._user)
+        assert not done.returncode or not Path(f"/proc/{pid}").exists(), done.stderr
+
+
+# Row by row, each smaller than the last one that found no room.
+FILL = """
+DO $$
+DECLARE
+    filler bigint;
+    seq bigint := 0;
+    size integer := 1900;
+BEGIN
+    INSERT INTO conversations (name) VALUES ('filler') RETURNING id INTO filler;
+    WHILE size > 0 LOOP
+        BEGIN
+            seq := seq + 1;
+            INSERT INTO events VALUES (filler, seq, repeat('x', size));
+        EXCEPTION WHEN OTHERS THEN
+            size := size / 2;
+        END;
+    END LOOP;
+END $$
+"""
 
 
 def _end_with_parent() -> None:

@@ -82,9 +82,8 @@ class Writer:
         except Exception as error:  # whatever it was: nothing is acknowledged, nobody may hang
             self._doubt(batch)
             self.close()
-            failed = unusable(error)
             for operation in batch:
-                operation.error = failed
+                operation.error = unusable(error)  # one each: whoever raises it adds to it
             if not isinstance(error, Failures):
                 log.exception("the journal's writer failed in an unforeseen way")
             return

@@ -43,9 +43,16 @@ async def folder_for(request: pytest.FixtureRequest, folder: Path) -> AsyncItera
         yield folder
         return
     postgres: Server = request.getfixturevalue("postgres")
-    async with postgres.database() as url:
-        (folder / "journal.url").write_text(url)
+    async with database_in(folder, postgres):
         yield folder
+
+
+@asynccontextmanager
+async def database_in(folder: Path, server: Server) -> AsyncIterator[str]:
+    """The folder's journal is a new database of that server; gives its URL."""
+    async with server.database() as url:
+        (folder / "journal.url").write_text(url)
+        yield url
 
 
 def url_in(folder: Path) -> str | None:

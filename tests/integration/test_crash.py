@@ -9,11 +9,12 @@ a crash is one for both.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import re
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from orchestrator.loop.events import (
     ToolResult,
 )
 from tests.integration import killing
+from tests.postgres import SmallServer
 
 CHILD = Path(__file__).parent / "crash_child.py"
 TURNS = 4
@@ -282,21 +284,63 @@ async def test_a_worker_that_was_frozen_beyond_its_lease_stores_and_does_nothing
     assert bench.prompts() == undisturbed.prompts()
 
 
+class FileDisk:
+    """What SQLite writes to: full for the child alone."""
+
+    async def fill(self, child: killing.Child) -> None:
+        child.limit_files(4096)
+
+    async def free(self, child: killing.Child) -> None:
+        with suppress(ProcessLookupError):  # a dead one has its limit no more
+            child.limit_files(2**40)
+
+
+@dataclass
+class DatabaseDisk:
+    """What PostgreSQL writes to, whoever asks it to."""
+
+    server: SmallServer
+    url: str
+
+    async def fill(self, _: killing.Child) -> None:
+        await self.server.fill(self.url)
+
+    async def free(self, _: killing.Child) -> None:
+        await asyncio.to_thread(self.server.free)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def disk(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[FileDisk | DatabaseDisk]:
+    """The one that the bench's journal lies on."""
+    if request.param == "sqlite":
+        yield FileDisk()
+        return
+    server = await asyncio.to_thread(SmallServer)
+    try:
+        async with killing.database_in(tmp_path, server) as url:
+            yield DatabaseDisk(server, url)
+    finally:
+        await asyncio.to_thread(server.close)
+
+
 @pytest.mark.parametrize("healed", [True, False], ids=["healed", "killed"])
 async def test_while_the_disk_is_full_no_effect_begins_and_nothing_is_lost(
-    bench: Bench, undisturbed: Bench, healed: bool
+    disk: FileDisk | DatabaseDisk, bench: Bench, undisturbed: Bench, healed: bool
 ) -> None:
     decided = "ModelResult+ToolIntent"
     with bench.running(f"{killing.FREEZE}before {decided}") as child:
         assert child.until("frozen").startswith("frozen")
-        child.limit_files(4096)
+        await disk.fill(child)
         child.thaw()
         assert child.until("refused") == f"refused {decided}"
         assert bench.keys() == []
         if healed:
-            child.limit_files(2**40)
+            await disk.free(child)
             assert child.until("finished") == "finished completed"
     if not healed:
+        await disk.free(child)
         assert not [each for each in await bench.log() if isinstance(each, ToolIntent)]
         assert bench.start() == "finished completed"
     check(await bench.log(), bench.keys())

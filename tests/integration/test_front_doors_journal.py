@@ -19,7 +19,7 @@ from serving.config import SimulatorConfig
 from serving.engines.ports import free_port
 from tests.integration.simulated_engines import simulated
 from tests.integration.test_front_doors import PATIENCE_S, Door
-from tests.postgres import Server
+from tests.postgres import SmallServer
 
 LEASE_S = 2.0
 WORDS = " ".join(f"word{number}" for number in range(60))
@@ -30,21 +30,45 @@ ENGINE = SimulatorConfig(decode_tokens_per_s=40.0)
 @dataclass
 class World:
     http: aiohttp.ClientSession
-    server: Server
+    server: SmallServer
+    database: str
     one: Door
     other: Door
 
-    async def post(self, door: Door, path: str, **body: Any) -> dict[str, Any]:
-        async with self.http.post(f"{door.url}/v1/responses{path}", json=body) as answer:
+    async def post(
+        self, door: Door, path: str, headers: dict[str, str] | None = None, **body: Any
+    ) -> dict[str, Any]:
+        url = f"{door.url}/v1/responses{path}"
+        async with self.http.post(url, json=body, headers=headers) as answer:
             said: dict[str, Any] = await answer.json()
             assert answer.status == 200, said
             return said
+
+    async def refused(self, door: Door, headers: dict[str, str] | None = None) -> str:
+        """What it says, with a 503 that tells when to come again."""
+        url = f"{door.url}/v1/responses"
+        async with self.http.post(url, json=SLOW, headers=headers) as answer:
+            said = await answer.json()
+            assert answer.status == 503, said
+            assert said["error"]["code"] == "journal_unavailable"
+            assert int(answer.headers["Retry-After"]) >= 1
+            return str(said["error"]["message"])
 
     async def get(self, door: Door, response_id: str) -> dict[str, Any]:
         async with self.http.get(f"{door.url}/v1/responses/{response_id}") as answer:
             said: dict[str, Any] = await answer.json()
             assert answer.status == 200, said
             return said
+
+    async def completed(self, door: Door, response_id: str) -> str:
+        """What it wrote, once it has."""
+        async with asyncio.timeout(PATIENCE_S):
+            now = await self.get(door, response_id)
+            while now["status"] != "completed":
+                await asyncio.sleep(0.05)
+                now = await self.get(door, response_id)
+        [message] = now["output"]
+        return str(message["content"][0]["text"])
 
     async def stream(self, door: Door, response_id: str) -> AsyncIterator[dict[str, Any]]:
         url = f"{door.url}/v1/responses/{response_id}?stream=true"
@@ -58,7 +82,7 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with AsyncExitStack() as life:
-        server = await asyncio.to_thread(Server)
+        server = await asyncio.to_thread(SmallServer)
         life.callback(server.close)
         url = await life.enter_async_context(server.database())
         engine, _ = await life.enter_async_context(simulated("big-0", ENGINE, publishes=False))
@@ -74,7 +98,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         for door in doors:
             life.push_async_callback(door.kill)
         await asyncio.gather(*(door.open(http) for door in doors))
-        yield World(http, server, *doors)
+        yield World(http, server, url, *doors)
 
 
 async def test_a_response_that_one_took_is_polled_streamed_and_cancelled_at_the_other(
@@ -122,13 +146,7 @@ async def test_when_one_is_killed_the_other_takes_its_responses_over(world: Worl
     cut = [each for each in followed if each.get("item", {}).get("status") == "incomplete"]
     assert cut, "it ended before its front door was killed"
     for each in asked:
-        async with asyncio.timeout(PATIENCE_S):
-            now = await world.get(world.other, each["id"])
-            while now["status"] != "completed":
-                await asyncio.sleep(0.05)
-                now = await world.get(world.other, each["id"])
-        [message] = now["output"]
-        assert message["content"][0]["text"] == WORDS
+        assert await world.completed(world.other, each["id"]) == WORDS
 
 
 async def test_while_the_database_is_down_requests_are_told_and_afterwards_all_is_well(
@@ -136,11 +154,7 @@ async def test_while_the_database_is_down_requests_are_told_and_afterwards_all_i
 ) -> None:
     asked = await world.post(world.one, "", **SLOW)
     await asyncio.to_thread(world.server.kill)
-    async with world.http.post(f"{world.other.url}/v1/responses", json=SLOW) as refused:
-        said = await refused.json()
-        assert refused.status == 503
-        assert said["error"]["code"] == "journal_unavailable"
-        assert int(refused.headers["Retry-After"]) >= 1
+    await world.refused(world.other)
     await asyncio.to_thread(world.server.start)
     async with asyncio.timeout(PATIENCE_S):
         while True:
@@ -151,3 +165,21 @@ async def test_while_the_database_is_down_requests_are_told_and_afterwards_all_i
             await asyncio.sleep(0.1)
     fresh = await world.post(world.one, "", model="big", input='SIMULATE: {"text": "fresh"}')
     assert fresh["status"] == "completed"
+
+
+async def test_while_the_databases_disk_is_full_requests_are_told_and_afterwards_all_is_well(
+    world: World,
+) -> None:
+    key = {"Idempotency-Key": "the one"}
+    began = await world.post(world.one, "", **SLOW)
+    await world.server.fill(world.database)
+    try:
+        for door in (world.one, world.other):
+            assert "disk space" in await world.refused(door, key)
+            await world.get(door, began["id"])  # what is stored can be read
+    finally:
+        await asyncio.to_thread(world.server.free)
+    asked = [await world.post(door, "", key, **SLOW) for door in (world.one, world.other)]
+    assert asked[0]["id"] == asked[1]["id"]
+    for each in (began, asked[0]):
+        assert await world.completed(world.other, each["id"]) == WORDS

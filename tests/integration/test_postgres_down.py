@@ -1,5 +1,6 @@
-"""PostgreSQL that breaks off, dies or hangs in the middle of work: nothing is acknowledged that is
-not stored, nothing is stored or counted twice, and all goes on by itself when it is back."""
+"""PostgreSQL that breaks off, dies, hangs or is full in the middle of work: nothing is acknowledged
+that is not stored, nothing is stored or counted twice, and all goes on by itself when it is back.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from orchestrator.loop.events import (
     ResponseFinished,
 )
 from serving.config import JournalConfig
-from tests.postgres import Server
+from tests.postgres import SmallServer
 
 CONVERSATIONS, STEPS = 12, 40
 PATIENCE_S = 60.0
@@ -30,9 +31,9 @@ ACCOUNT = Account("acme", 60.0, 120.0, "w1")
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """One of our own: it is killed and frozen."""
-    made = Server()
+def server() -> Iterator[SmallServer]:
+    """One of our own: it is killed, frozen and filled."""
+    made = SmallServer()
     yield made
     made.close()
 
@@ -64,6 +65,8 @@ class Work:
         self.refused = 0
         self.stored = 0
         self.done = False
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
 
     async def all(self) -> None:
         async with asyncio.timeout(PATIENCE_S):
@@ -75,6 +78,7 @@ class Work:
         pending: list[AnyEvent] = []
         for step, event in enumerate(script(name)):
             pending.append(event)
+            await self.may_go_on.wait()
             try:
                 # Every third is not waited for durably, as streamed text is not.
                 durable = not self.soft or step % 3 > 0
@@ -113,17 +117,23 @@ async def is_whole(url: str) -> None:
         assert spent.spending.turns == CONVERSATIONS * (STEPS // 2)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110  nobody rings a bell
+            await asyncio.sleep(0.001)
+
+
 async def disturb(work: Work, act: Callable[[], Awaitable[None]], times: int) -> None:
     """Act while work goes on: each time after some more was stored."""
     for number in range(1, times + 1):
         goal = number * CONVERSATIONS * STEPS // (times + 1)
-        async with asyncio.timeout(PATIENCE_S):
-            while work.stored < goal and not work.done:  # noqa: ASYNC110  nobody rings a bell
-                await asyncio.sleep(0.001)
+        await until(lambda goal=goal: work.done or work.stored >= goal)
         await act()
 
 
-async def test_connections_that_are_cut_lose_nothing_and_double_nothing(server: Server) -> None:
+async def test_connections_that_are_cut_lose_nothing_and_double_nothing(
+    server: SmallServer,
+) -> None:
     cut = (
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE application_name = 'warmloop' AND datname LIKE 'test_%'"
@@ -139,7 +149,7 @@ async def test_connections_that_are_cut_lose_nothing_and_double_nothing(server: 
 
 
 async def test_what_is_in_doubt_stays_so_when_somebody_else_asks_for_the_lease(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: SmallServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with server.database() as url, opened(url) as journal:
         lease = await leased(journal)
@@ -161,7 +171,7 @@ async def test_what_is_in_doubt_stays_so_when_somebody_else_asks_for_the_lease(
         assert spent.spending.turns == 2
 
 
-async def test_a_server_that_is_killed_and_comes_back_loses_nothing(server: Server) -> None:
+async def test_a_server_that_is_killed_and_comes_back_loses_nothing(server: SmallServer) -> None:
     async def crash() -> None:
         await asyncio.to_thread(server.kill)
         await asyncio.to_thread(server.start)
@@ -177,8 +187,54 @@ async def test_a_server_that_is_killed_and_comes_back_loses_nothing(server: Serv
         await is_whole(url)
 
 
+async def test_a_full_disk_acknowledges_nothing_and_heals_by_itself(server: SmallServer) -> None:
+    async with server.database() as url, opened(url) as journal:
+        work = Work(journal)
+        lease = await leased(journal, "another")
+
+        async def full_for_a_while() -> None:
+            work.may_go_on.clear()
+            await server.fill(url)
+            work.may_go_on.set()
+            try:
+                await until(lambda: work.refused >= 2 * CONVERSATIONS)
+                stored = work.stored
+                with pytest.raises(JournalFull, match=r"could not extend file (?s:.)*disk space"):
+                    await journal.append(lease, [ModelIntent(1, 1, 1.0)])
+                assert work.stored == stored
+                assert await journal.read("another") == []
+            finally:
+                await asyncio.to_thread(server.free)
+
+        filling = asyncio.create_task(disturb(work, full_for_a_while, 1))
+        await work.all()
+        await filling
+        assert await journal.append(lease, [ModelIntent(1, 1, 1.0)]) == 1
+        await is_whole(url)
+
+
+async def test_a_full_log_ends_the_server_and_what_it_acknowledged_is_there_when_it_is_back(
+    server: SmallServer,
+) -> None:
+    async def full_for_a_while() -> None:
+        work.may_go_on.clear()
+        await server.fill_log()
+        work.may_go_on.set()
+        await until(lambda: work.refused >= 2 * CONVERSATIONS)
+        await asyncio.to_thread(server.start)
+
+    async with server.database() as url:
+        async with opened(url) as journal:
+            # A server that crashes may forget what was never said to be durable.
+            work = Work(journal, soft=False)
+            filling = asyncio.create_task(disturb(work, full_for_a_while, 1))
+            await work.all()
+            await filling
+        await is_whole(url)
+
+
 async def test_a_server_that_hangs_is_an_error_in_time_and_then_all_goes_on(
-    server: Server,
+    server: SmallServer,
 ) -> None:
     asks: Sequence[Callable[[PostgresJournal, Lease], Awaitable[object]]] = (
         lambda journal, lease: journal.append(lease, [ModelIntent(2, 1, 1.0)]),
@@ -210,7 +266,7 @@ async def test_a_server_that_hangs_is_an_error_in_time_and_then_all_goes_on(
 
 
 async def test_who_waits_for_news_hears_of_them_after_the_server_came_back(
-    server: Server,
+    server: SmallServer,
 ) -> None:
     async with server.database() as url, opened(url) as writes, opened(url) as follows:
         lease = await leased(writes)
@@ -228,7 +284,7 @@ async def test_who_waits_for_news_hears_of_them_after_the_server_came_back(
 
 
 async def test_a_database_that_is_not_there_is_said_without_its_password(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: SmallServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WARMLOOP_JOURNAL_PASSWORD", "s3cret")
     journal = PostgresJournal(JournalConfig(url=server.url("nowhere")))
@@ -239,7 +295,7 @@ async def test_a_database_that_is_not_there_is_said_without_its_password(
 
 
 async def test_migrations_run_once_whoever_comes_first_and_a_later_schema_is_refused(
-    server: Server,
+    server: SmallServer,
 ) -> None:
     async with server.database() as url:
         journals = [PostgresJournal(JournalConfig(url=url)) for _ in range(4)]
