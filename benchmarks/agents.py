@@ -43,10 +43,10 @@ from benchmarks.harness import show
 from benchmarks.harness.run import Run, conclude
 from orchestrator import supervisor
 from orchestrator.commands.console import key_header
-from serving import stack_file
-from serving.config import StackConfig
+from serving.config import stack_file
+from serving.config.router import TierPolicy
+from serving.config.stack import StackConfig
 from serving.errors import ConfigError, WarmloopError
-from serving.router_config import TierPolicy
 
 POLICIES: tuple[TierPolicy, ...] = get_args(TierPolicy)
 

@@ -40,8 +40,8 @@ from benchmarks.agents_attempt import (
 from benchmarks.agents_folder import Folder
 from benchmarks.agents_tasks import RIGHT, Task, Verdict, judge, play
 from benchmarks.agents_tools import Told, call, definitions
+from serving.config.sections import nearest
 from serving.errors import ConfigError
-from serving.sections import nearest
 
 INSTRUCTIONS = (
     "You work on the files of one folder with the tools. Look things up; never guess. Change only "

@@ -38,8 +38,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from benchmarks.agents_folder import Folder
 from benchmarks.agents_tools import Told, call
+from serving.config.sections import Frozen
 from serving.errors import ConfigError
-from serving.sections import Frozen
 
 HOME = Path(__file__).parent / "agent_tasks"
 EXAMPLES = "examples"

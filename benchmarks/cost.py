@@ -36,7 +36,7 @@ from benchmarks.harness.bars import Bar
 from benchmarks.harness.run import Run, conclude
 from benchmarks.harness.show import console as console_of
 from serving.errors import ConfigError, WarmloopError
-from serving.table import Tier
+from serving.tables.base import Tier
 
 FACTOR_BAR = 5.0
 QUALITY_BAR = 0.95

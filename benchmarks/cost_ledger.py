@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.cost_prices import HOURS_A_MONTH, Machine, PriceList
-from serving.table import Tier
+from serving.tables.base import Tier
 
 WAYS = ("naive", "+ prefix cache", "+ routing", "+ tool-output compression", "+ adapter")
 

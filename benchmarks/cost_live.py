@@ -30,12 +30,13 @@ from benchmarks.cost_prices import Speed
 from benchmarks.cost_stage import Arm, Engines, play
 from benchmarks.engines import PATIENCE, engine
 from benchmarks.replicas_load import WORDS
-from serving import stack_file
-from serving.config import LoraConfig, ModelConfig, StackConfig
+from serving.config import stack_file
+from serving.config.model import LoraConfig, ModelConfig
+from serving.config.stack import StackConfig
 from serving.engines import adapter_for
 from serving.errors import ConfigError
 from serving.protocol import CHAT, Usage, usage_in
-from serving.table import Tier
+from serving.tables.base import Tier
 
 TUNED = "tuned"
 """The adapter's name, in the engine and as a model."""

@@ -27,10 +27,10 @@ from router.dispatch import Router
 from router.logs import TurnRecord
 from router.tiers.auto import AutoTurns
 from router.turn import Dispatched, TurnRequest
-from serving.config import StackConfig
+from serving.config.router import TiersConfig
+from serving.config.stack import StackConfig
 from serving.protocol import CHAT
-from serving.router_config import TiersConfig
-from serving.table import Tier
+from serving.tables.base import Tier
 
 BLOCK = 32
 """Tokens that an engine caches together."""

@@ -19,10 +19,10 @@ from typing import TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from serving.config import Prices
+from serving.config.model import Prices
+from serving.config.sections import Frozen
 from serving.errors import ConfigError
-from serving.sections import Frozen
-from serving.table import Tier
+from serving.tables.base import Tier
 
 FOLDER = Path(__file__).parent / "prices"
 HOURS_A_MONTH = 730

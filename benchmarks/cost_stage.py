@@ -21,10 +21,10 @@ from benchmarks.cost_ledger import WAYS, Step, Way
 from benchmarks.engines import PATIENCE, front_door
 from router.logs import TurnRecord
 from router.tiers.history import History, Kind
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
+from serving.config.router import TiersConfig
 from serving.protocol import CHAT
-from serving.router_config import TiersConfig
-from serving.table import Tier
+from serving.tables.base import Tier
 
 TASK = "desk"
 SHOWN = 200

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tiers_sessions import Turn
-from serving.config import AgentLimits
+from serving.config.agent import AgentLimits
 from serving.errors import ConfigError
 
 TURNS = 15

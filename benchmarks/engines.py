@@ -24,13 +24,16 @@ from router.http import api, server
 from router.logs import Sink
 from router.tiers.auto import AutoTurns
 from router.tiers.history import History
-from serving import discovery, stack_file, weights
-from serving.config import DEFAULT_PARSER, ModelConfig, StackConfig
+from serving.config import stack_file
+from serving.config.model import DEFAULT_PARSER, ModelConfig
+from serving.config.router import TiersConfig
+from serving.config.stack import StackConfig
 from serving.engines import adapter_for
 from serving.engines.base import EngineSpec
 from serving.engines.ports import free_port
 from serving.engines.process import EngineProcess
-from serving.router_config import TiersConfig
+from serving.models import weights
+from serving.tables import discovery
 
 PATIENCE = aiohttp.ClientTimeout(total=900)
 

@@ -33,12 +33,13 @@ from router.placing.health import Health
 from router.placing.scheduler import Claim, Scheduler
 from router.tenancy.tenants import OPEN, Tenant
 from router.turn import TurnRequest
-from serving.config import FrontConfig, SimulatorConfig
+from serving.config.front import FrontConfig
+from serving.config.model import SimulatorConfig
+from serving.config.router import RouterConfig
 from serving.errors import RequestError
 from serving.protocol import CHAT, Usage, parse
-from serving.router_config import RouterConfig
-from serving.simulated_cache import BYTES_PER_TOKEN
-from serving.simulated_engine import Job
+from serving.simulator.cache import BYTES_PER_TOKEN
+from serving.simulator.engine import Job
 
 BAR = 1.5
 FLOOD = 50

@@ -37,9 +37,9 @@ from router import logs
 from router.dispatch import Router
 from router.http import api
 from router.http import server as serve
-from serving.config import StackConfig
-from serving.discovery import StaticTable
+from serving.config.stack import StackConfig
 from serving.engines.ports import free_port
+from serving.tables.discovery import StaticTable
 
 OURS = "warmloop"
 YARDSTICK = "yardstick"

@@ -32,7 +32,8 @@ from orchestrator.tools.base import NOT_DONE, Later, ToolContext, ToolError, too
 from orchestrator.tools.children import agent_tools
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.worker import Worker
-from serving.config import AgentConfig, AgentLimits, JournalConfig
+from serving.config.agent import AgentConfig, AgentLimits
+from serving.config.journal import JournalConfig
 from serving.errors import WarmloopError
 
 LANES = 16

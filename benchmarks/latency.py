@@ -47,7 +47,7 @@ from benchmarks.latency_figures import (
 from benchmarks.latency_load import Load
 from benchmarks.latency_show import draw, tables
 from benchmarks.latency_stack import MODEL, stack
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
 
 LIMIT = 0.05
 HEAD_TOKENS, TURN_TOKENS = 48, 80

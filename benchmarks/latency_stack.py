@@ -34,8 +34,9 @@ from benchmarks.latency_relay import Relay, relay
 from orchestrator.agents import Agent, resolve
 from orchestrator.journal.outside import logs_of
 from orchestrator.loop.events import AnyEvent, decode
-from serving import stack_file
-from serving.config import ModelConfig, StackConfig
+from serving.config import stack_file
+from serving.config.model import ModelConfig
+from serving.config.stack import StackConfig
 from serving.engines.ports import free_port
 
 MODEL = "small"

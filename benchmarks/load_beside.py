@@ -19,8 +19,8 @@ from benchmarks import load
 from benchmarks.engines import engine, model_of
 from benchmarks.harness.stats import by_turns
 from benchmarks.load_workload import Dialogue, Shape, Synthetic
-from serving import weights
 from serving.engines.environment import interpreter
+from serving.models import weights
 
 STACK = Path(__file__).parents[1] / "configs" / "cpu-small.yaml"
 NAME = "small"

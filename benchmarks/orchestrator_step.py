@@ -42,7 +42,7 @@ from orchestrator.tools.functions import from_function
 from orchestrator.tools.toolbox import Ran
 from orchestrator.worker.answer import Answer
 from orchestrator.worker.worker import Worker
-from serving.config import AgentConfig, AgentLimits
+from serving.config.agent import AgentConfig, AgentLimits
 
 One = Callable[[str], Awaitable[None]]
 Close = Callable[[], Awaitable[None]]

@@ -36,7 +36,7 @@ from orchestrator.tools.base import Later, tool
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.acceptance import Admission
 from orchestrator.worker.worker import Worker
-from serving.config import AgentConfig, AgentLimits
+from serving.config.agent import AgentConfig, AgentLimits
 
 BAR_BYTES = 3 * 1024
 DAY_S = 86_400.0

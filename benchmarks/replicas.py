@@ -47,10 +47,11 @@ from benchmarks.virtual_time import in_virtual_time
 from router.dispatch import Router
 from router.http import api, server
 from router.peers.memory import Room
-from serving import discovery
-from serving.config import ModelConfig, SimulatorConfig, StackConfig
+from serving.config.model import ModelConfig, SimulatorConfig
+from serving.config.stack import StackConfig
 from serving.engines import adapter_for
 from serving.engines.ports import free_port
+from serving.tables import discovery
 
 STACK = Path("configs/cpu-small.yaml")
 MODEL = "small"

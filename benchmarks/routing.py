@@ -6,7 +6,7 @@
     --memory          instead: what the router remembers of 200,000 sessions, in bytes
     --policies A,B    --sweep A,B    --orders N    --jobs N    --json FILE    --png FILE
 
-Every policy drives the same engines (`serving.simulated_engine`) with the same sessions: the next
+Every policy drives the same engines (`serving.simulator.engine`) with the same sessions: the next
 turn comes when the answer before it has ended and the tools have run. Ours is the router's real
 parser, identity and scheduler. Time is virtual and seeds are fixed: a run gives the same figures
 on any machine. Exits with 1 when a bar is missed.

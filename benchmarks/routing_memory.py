@@ -21,9 +21,9 @@ from benchmarks.routing_workload import Message, Session, Turn
 from benchmarks.routing_world import MODEL, Arrival, World
 from benchmarks.virtual_time import in_virtual_time
 from router.peers.memory import Room
-from serving.config import SimulatorConfig
+from serving.config.model import SimulatorConfig
+from serving.config.router import RouterConfig, WarmthConfig
 from serving.protocol import CHAT, Usage
-from serving.router_config import RouterConfig, WarmthConfig
 
 REPLICAS = 8
 TOKENS = (500, 120, 120)

@@ -15,10 +15,10 @@ from router.peers.memory import Room
 from router.placing.health import Health
 from router.placing.scheduler import Claim, Scheduler, Slot
 from router.turn import TurnRequest
+from serving.config.router import RouterConfig
 from serving.protocol import CHAT, COMPLETIONS, Usage, parse
-from serving.router_config import RouterConfig
-from serving.simulated_cache import BYTES_PER_TOKEN
-from serving.table import Engine
+from serving.simulator.cache import BYTES_PER_TOKEN
+from serving.tables.base import Engine
 
 MOST_INFLIGHT = 100_000
 

@@ -29,7 +29,7 @@ from benchmarks.routing_workload import (
 from benchmarks.routing_world import Outcome, Plan, Policy, Stage, World
 from benchmarks.virtual_time import in_virtual_time
 from router.peers.memory import Room
-from serving.config import SimulatorConfig
+from serving.config.model import SimulatorConfig
 
 PREFILL_TOKENS_PER_S = 10_000.0
 DECODE_TOKENS_PER_S = 60.0

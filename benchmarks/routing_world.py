@@ -16,10 +16,10 @@ from typing import Literal, Protocol, runtime_checkable
 
 from benchmarks.routing_workload import Session, Turn, Workload
 from benchmarks.virtual_time import LoopClock
-from serving.config import SimulatorConfig
+from serving.config.model import SimulatorConfig
 from serving.protocol import Usage
-from serving.simulated_engine import Job, SimulatedEngine
-from serving.table import Engine
+from serving.simulator.engine import Job, SimulatedEngine
+from serving.tables.base import Engine
 
 MODEL = "model"
 POLL_S = 1.0

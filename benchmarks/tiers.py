@@ -31,11 +31,11 @@ from benchmarks import tiers_answers, tiers_live, tiers_plot, tiers_recorded, ti
 from benchmarks.tiers_live import Way
 from benchmarks.tiers_recorded import Score, Split, Spread, spread
 from benchmarks.tiers_sessions import Outcome
-from serving import stack_file
-from serving.config import Prices
+from serving.config import stack_file
+from serving.config.model import Prices
+from serving.config.router import TiersConfig
 from serving.errors import ConfigError
-from serving.router_config import TiersConfig
-from serving.table import Tier
+from serving.tables.base import Tier
 
 QUALITY_BAR = 0.95
 COST_BAR = 0.60

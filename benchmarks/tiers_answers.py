@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.errors import ConfigError
-from serving.simulated_cache import BYTES_PER_TOKEN
+from serving.simulator.cache import BYTES_PER_TOKEN
 
 OUTPUT_TOKENS = 5
 """Of an answer to a multiple-choice question; the files do not say."""

@@ -23,9 +23,9 @@ import aiohttp
 from benchmarks.engines import PATIENCE, engine, front_door, model_of
 from benchmarks.tiers_questions import Checked, all_questions
 from router.tiers.history import History, Kind
-from serving.config import ModelConfig, Prices
+from serving.config.model import ModelConfig, Prices
+from serving.config.router import TiersConfig
 from serving.protocol import CHAT
-from serving.router_config import TiersConfig
 
 AT_ONCE = 4
 TYPES = {"calls": "tool-call", "orders": "format", "sums": "unknown"}

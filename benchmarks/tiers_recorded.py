@@ -16,9 +16,9 @@ from router.tiers import policy as tier_policy
 from router.tiers.history import History, Kind
 from router.tiers.policy import Candidate, Case, Floor
 from router.tiers.prices import Course, Quote
-from serving.config import Prices
-from serving.router_config import TiersConfig
-from serving.table import Tier
+from serving.config.model import Prices
+from serving.config.router import TiersConfig
+from serving.tables.base import Tier
 
 SCOPE = "tenant:"
 Pair = Mapping[Tier, Prices]

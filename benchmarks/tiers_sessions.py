@@ -32,11 +32,12 @@ from router.tiers.auto import AutoTurns
 from router.tiers.prices import Quote
 from router.tiers.turn_types import note
 from router.turn import Decision, Dispatched, TurnRequest
-from serving.config import Prices, StackConfig
+from serving.config.model import Prices
+from serving.config.router import TiersConfig
+from serving.config.stack import StackConfig
 from serving.errors import ConfigError
 from serving.protocol import CHAT
-from serving.router_config import TiersConfig
-from serving.table import Engine, Tier
+from serving.tables.base import Engine, Tier
 
 TOOLS = [{"type": "function", "function": {"name": "act", "parameters": {"type": "object"}}}]
 

@@ -39,7 +39,7 @@ from rich.table import Table
 
 from benchmarks.engines import PATIENCE, engine, front_door, model_of
 from benchmarks.schema_shapes import SHAPES, Shape
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
 from serving.protocol import CHAT, MESSAGES, SseEvent, split_sse
 
 MAX_TOKENS = 256

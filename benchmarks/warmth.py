@@ -34,14 +34,17 @@ from benchmarks.harness.run import Run
 from benchmarks.harness.stats import percentile
 from router.dispatch import Router
 from router.turn import TurnRequest
-from serving import discovery, kv_endpoints, stack_file, weights
-from serving.config import ModelConfig, StackConfig
-from serving.engines import adapter_for
+from serving.config import stack_file
+from serving.config.model import ModelConfig
+from serving.config.stack import StackConfig
+from serving.engines import adapter_for, kv_endpoints
 from serving.engines.base import EngineSpec
+from serving.engines.kv_endpoints import KvEndpoints
 from serving.engines.ports import free_port
 from serving.engines.process import EngineProcess
-from serving.kv_endpoints import KvEndpoints
+from serving.models import weights
 from serving.protocol import CHAT
+from serving.tables import discovery
 
 STACK = Path(__file__).parents[1] / "configs" / "cpu-small.yaml"
 NAME = "small"

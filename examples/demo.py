@@ -20,8 +20,8 @@ import yaml
 
 from orchestrator import supervisor
 from orchestrator.commands import console as views
-from serving import stack_file
-from serving.config import StackConfig
+from serving.config import stack_file
+from serving.config.stack import StackConfig
 from serving.errors import WarmloopError
 
 HERE = Path(__file__).resolve().parent

@@ -19,8 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from serving import weights  # noqa: E402 the checkout's own modules, found by the line above
-from serving.stack_file import load  # noqa: E402
+from serving.config.stack_file import load  # noqa: E402
+from serving.models import weights  # noqa: E402 the checkout's own modules, found by the line above
 
 ADAPTER = ROOT / "examples" / "adapters" / "smollm2-tools"
 

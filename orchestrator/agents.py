@@ -24,13 +24,14 @@ from orchestrator.tools.toolbox import Toolbox
 from router.tenancy.access import visible
 from router.tenancy.tenants import OPEN, Tenant
 from serving import reply
-from serving.config import AgentConfig, AgentLimits, StackConfig
-from serving.context_config import ContextConfig
+from serving.config.agent import AgentConfig, AgentLimits
+from serving.config.context import ContextConfig
+from serving.config.mcp import mcp_server
+from serving.config.router import TurnType
+from serving.config.sections import nearest
+from serving.config.stack import StackConfig
+from serving.config.tool import ToolSettings
 from serving.errors import ConfigError, NotFound
-from serving.mcp_config import mcp_server
-from serving.router_config import TurnType
-from serving.sections import nearest
-from serving.tool_settings import ToolSettings
 
 
 @dataclass(frozen=True, slots=True)

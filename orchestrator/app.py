@@ -41,10 +41,11 @@ from router.http import api
 from router.peers import http as peer_http
 from router.tenancy.access import Access
 from router.tiers.auto import AutoTurns
-from serving import discovery
-from serving.config import ModelConfig, StackConfig
-from serving.discovery import other_fronts
+from serving.config.model import ModelConfig
+from serving.config.stack import StackConfig
 from serving.owned_task import OwnedTask
+from serving.tables import discovery
+from serving.tables.discovery import other_fronts
 
 
 def create_app(config: StackConfig) -> ASGIApp:

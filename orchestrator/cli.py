@@ -28,10 +28,11 @@ from orchestrator.commands import keys as keys_cli
 from orchestrator.commands import lint as linting
 from orchestrator.commands import mcp as mcp_cli
 from router.tenancy.access import exposed
-from serving import commands, stack_file
-from serving.config import StackConfig
+from serving.cluster import commands
+from serving.config import stack_file
+from serving.config.sections import nearest
+from serving.config.stack import StackConfig
 from serving.errors import ConfigError, EngineError, WarmloopError
-from serving.sections import nearest
 
 app = typer.Typer(
     help="Serve LLM agents on your own machines: warm prefixes, valid tool calls, durable runs.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
 
 
 class ContextSizes:

@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 
 from orchestrator import front_group
-from serving import directory, stack_file
+from serving.cluster import directory
+from serving.config import stack_file
 from serving.errors import ConfigError, WarmloopError
 
 
@@ -27,7 +28,7 @@ def deploy(path: Path, address: str, fronts: int) -> list[str]:
     import ray
     from ray import serve
 
-    from serving.replica import deployment
+    from serving.cluster.replica import deployment
 
     try:
         ray.init(

@@ -16,7 +16,7 @@ from orchestrator.app import create_app
 from router import logs
 from router.http import server
 from router.tenancy.access import exposed
-from serving import stack_file
+from serving.config import stack_file
 from serving.errors import WarmloopError
 
 

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.supervisor import POLL_S, get_json
-from serving.config import StackConfig
+from serving.cluster.replica import keep_to_loopback
+from serving.cluster.run_file import import_env
+from serving.config.stack import StackConfig
+from serving.config.stack_file import load
 from serving.engines import guardian
 from serving.engines.process import meaningful
 from serving.errors import ConfigError, WarmloopError
-from serving.ray_table import ADDRESS_VARIABLE, FRONT_VARIABLE
-from serving.replica import keep_to_loopback
-from serving.run_file import import_env
-from serving.stack_file import load
+from serving.tables.ray_table import ADDRESS_VARIABLE, FRONT_VARIABLE
 
 if TYPE_CHECKING:
     from ray.serve import Application

@@ -17,9 +17,9 @@ import msgspec
 
 from router.tenancy.tenants import OPEN, Tenant
 from router.turn import Decision, TurnRequest, Turns, Urgency
+from serving.config.router import TurnType
 from serving.errors import RateLimited, RequestError, Unavailable, UpstreamError, WarmloopError
 from serving.protocol import CHAT, SseSplitter
-from serving.router_config import TurnType
 
 
 class ModelTurn(msgspec.Struct, frozen=True, gc=False):

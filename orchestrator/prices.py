@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from serving.config import Prices, StackConfig
+from serving.config.model import Prices
+from serving.config.stack import StackConfig
 
 
 class PriceList(Mapping[str, Prices]):

@@ -30,14 +30,17 @@ from typing import Any, Literal
 import msgspec
 import psutil
 
-from serving import preflight, weights, whole_file
-from serving.config import ModelConfig, StackConfig, home
-from serving.discovery import needs_ray
+from serving import preflight, whole_file
+from serving.cluster.local_cluster import LocalCluster
+from serving.config.home import home
+from serving.config.model import ModelConfig
+from serving.config.stack import StackConfig
 from serving.engines import guardian
 from serving.engines.ports import free_port
 from serving.engines.process import meaningful
 from serving.errors import ConfigError, EngineError, WarmloopError
-from serving.local_cluster import LocalCluster
+from serving.models import weights
+from serving.tables.discovery import needs_ray
 
 POLL_S = 0.2
 RESTART_MAX_S = 5.0

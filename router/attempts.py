@@ -33,10 +33,10 @@ from router.placing.retry_budget import RetryBudget
 from router.placing.scheduler import Placed, Slot
 from router.streams.continued import prepare
 from router.tenancy import isolation
+from serving.config.router import RouterConfig
 from serving.errors import RequestError, Unavailable, UpstreamError, UpstreamTimeout
 from serving.protocol import MESSAGES
-from serving.router_config import RouterConfig
-from serving.table import Engine
+from serving.tables.base import Engine
 
 _LOOK_AGAIN_S = 0.1
 _TOKENIZE_S = 5.0

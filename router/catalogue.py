@@ -12,10 +12,10 @@ from router.placing.fleet import Fleet
 from router.tenancy.access import visible
 from router.tenancy.tenants import Tenant
 from router.tiers import turn_types as tiers
-from serving.config import StackConfig
+from serving.config.sections import nearest
+from serving.config.stack import StackConfig
 from serving.errors import NotFound, Unavailable
-from serving.sections import nearest
-from serving.table import EngineTable
+from serving.tables.base import EngineTable
 
 NOT_READY_RETRY_S = 5.0
 

@@ -26,7 +26,7 @@ from router.tenancy.limits import Hold
 from router.turn import TurnRequest
 from serving.errors import RequestError, UpstreamError, UpstreamTimeout
 from serving.protocol import AnyAsk, Usage
-from serving.table import Engine
+from serving.tables.base import Engine
 
 if TYPE_CHECKING:
     from router.dispatch import Router

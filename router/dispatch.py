@@ -50,10 +50,10 @@ from router.tenancy.tenants import OPEN
 from router.tiers import turn_types as tiers
 from router.tiers.prices import Quote
 from router.turn import Decision, Dispatched, TurnRequest
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
 from serving.errors import DeadlineExceeded, Overloaded, RequestError
 from serving.protocol import MESSAGES, AnyAsk, parse
-from serving.table import Engine, EngineTable
+from serving.tables.base import Engine, EngineTable
 
 _HUNG_UP = 499  # nginx's status for it; only ever in the log
 

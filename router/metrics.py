@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from router.logs import TurnRecord
 from router.tallies import Counts, Spreads
-from serving.table import Engine, EngineLoad
+from serving.tables.base import Engine, EngineLoad
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, of no use here
 

@@ -15,7 +15,7 @@ import msgspec
 
 from router.logs import TurnRecord
 from router.tenancy.tenants import OPEN, Tenant
-from serving.router_config import TurnType
+from serving.config.router import TurnType
 
 if TYPE_CHECKING:
     from router.identity import Identity

@@ -18,10 +18,13 @@ import shutil
 import socket
 from pathlib import Path
 
-from serving import adapters, gpus, weights
-from serving.config import ModelConfig, StackConfig, home
+from serving.cluster import gpus
+from serving.config.home import home
+from serving.config.model import ModelConfig
+from serving.config.stack import StackConfig
 from serving.engines import adapter_for, environment, vllm
 from serving.errors import AdapterError, ConfigError, EngineError
+from serving.models import adapters, weights
 
 GIB = 2**30
 FLOAT32_FACTOR = 1.8

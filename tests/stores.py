@@ -13,7 +13,7 @@ from orchestrator.journal.base import Journal
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.journal.postgres import PostgresJournal
 from orchestrator.journal.sqlite import SqliteJournal
-from serving.config import JournalConfig
+from serving.config.journal import JournalConfig
 from tests.postgres import Server
 
 KINDS = ("memory", "sqlite", "postgres")

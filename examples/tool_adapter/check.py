@@ -23,7 +23,7 @@ import aiohttp
 
 from examples.tool_adapter import data
 from serving import reply
-from serving.config import LoraConfig, ModelConfig
+from serving.config.model import LoraConfig, ModelConfig
 from serving.engines import adapter_for
 from serving.engines.base import EngineSpec
 from serving.engines.ports import free_port

@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from orchestrator.agents import Agent
 from orchestrator.api.response_items import ImagePart, MessageItem
 from orchestrator.api.response_request import CreateRequest
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
+from serving.config.sections import nearest
 from serving.errors import BadRequest
-from serving.sections import nearest
 
 
 def check(request: CreateRequest, agent: Agent, models: Iterable[ModelConfig]) -> None:

@@ -40,7 +40,7 @@ from orchestrator.worker.acceptance import Admission, Fits, always
 from router.tenancy.limits import Limits
 from router.tenancy.tenants import OPEN, Tenant
 from router.turn import Urgency
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
 from serving.errors import BadRequest, Conflict, NotFound
 
 LOCKS = 256

@@ -54,7 +54,7 @@ from router.http.body import body_of
 from router.http.described import answers
 from router.tenancy import deadlines
 from router.tenancy.access import PURGE, tenant_of
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
 from serving.errors import Conflict, Unavailable
 
 MAX_KEY = 255

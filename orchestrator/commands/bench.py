@@ -21,8 +21,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from serving.config.sections import nearest
 from serving.errors import ConfigError
-from serving.sections import nearest
 
 _IS_RUN = 'if __name__ == "__main__":'
 _HOW = re.compile(r":? `python -m .*")

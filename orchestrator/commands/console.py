@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.supervisor import RunFile, get_json
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
 from serving.errors import ConfigError, UpstreamError, WarmloopError
 from serving.protocol import SseSplitter
 

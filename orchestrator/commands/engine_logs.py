@@ -15,8 +15,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from serving import engine_logs
-from serving.engine_logs import EngineLog
+from serving.cluster import engine_logs
+from serving.cluster.engine_logs import EngineLog
 from serving.errors import ConfigError
 
 POLL_S = 0.3

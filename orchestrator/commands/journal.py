@@ -24,7 +24,7 @@ from orchestrator.journal.outside import logs_of
 from orchestrator.journal.stores import open_journal
 from orchestrator.worker import purging
 from router.tenancy.access import PURGE
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
 from serving.errors import ConfigError
 
 app = typer.Typer(help="The journal: conversations as lines, and purging.", no_args_is_help=True)

@@ -17,9 +17,9 @@ from rich.table import Table
 from orchestrator.commands import console as views
 from orchestrator.commands.options import StackOption, seconds, stack_of
 from router.tenancy.keys import KeyFile
+from serving.config.sections import nearest
+from serving.config.tenancy import OPERATOR
 from serving.errors import ConfigError
-from serving.sections import nearest
-from serving.tenancy_config import OPERATOR
 
 app = typer.Typer(help="API keys of tenants, and of the operator.", no_args_is_help=True)
 out = views.terminal()

@@ -25,8 +25,8 @@ import msgspec
 
 from orchestrator.agents import Agent, Agents
 from orchestrator.loop.prompt import canonical
-from serving import stack_file
-from serving.config import StackConfig
+from serving.config import stack_file
+from serving.config.stack import StackConfig
 from serving.errors import ConfigError
 
 LOAD_S = 120.0

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from orchestrator.mcp.failures import ServerLost
 from orchestrator.mcp.servers import McpServers, opener, token_file
-from serving import stack_file
-from serving.config import StackConfig
+from serving.config import stack_file
+from serving.config.sections import nearest
+from serving.config.stack import StackConfig
 from serving.errors import ConfigError, EngineError
-from serving.sections import nearest
 
 app = typer.Typer(help="MCP servers: their state and tools, and logging in.", no_args_is_help=True)
 ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="A stack file.")]

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from orchestrator import supervisor
-from serving import stack_file
-from serving.config import StackConfig
+from serving.config import stack_file
+from serving.config.stack import StackConfig
 from serving.errors import ConfigError
 
 StackOption = Annotated[

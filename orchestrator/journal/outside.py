@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from orchestrator.journal.base import JournalFull
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
 from serving.errors import ConfigError
 
 PAGE = 500

@@ -38,7 +38,7 @@ from orchestrator.journal.tails import Tails
 from orchestrator.journal.watch import Nobody, Watch, watched
 from orchestrator.loop.budgets import spending_of
 from orchestrator.loop.events import AnyEvent, decode, encode
-from serving.config import JournalConfig
+from serving.config.journal import JournalConfig
 from serving.spending import Spending
 
 MAX_BATCH = 1024

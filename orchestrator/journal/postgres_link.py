@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 
 from orchestrator.journal.base import JournalFull
-from serving.config import PASSWORD_VARIABLE, JournalConfig
+from serving.config.journal import PASSWORD_VARIABLE, JournalConfig
 
 Connection = Any
 """An asyncpg.Connection; asyncpg ships no types."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.journal.base import Journal
 from orchestrator.journal.sqlite import SqliteJournal
 from orchestrator.journal.watch import Watch
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
 
 
 def open_journal(config: StackConfig, watch: Watch | None = None) -> Journal:

@@ -29,7 +29,7 @@ from orchestrator.loop.events import (
     ToolIntent,
     ToolResult,
 )
-from serving.config import AgentLimits
+from serving.config.agent import AgentLimits
 from serving.spending import Spending
 
 MINUTE_S = 60.0

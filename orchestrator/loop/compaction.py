@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import msgspec
 
-from serving.config import Prices
+from serving.config.model import Prices
 
 RELATIVE = Prices(fresh=1.0, cached=0.1, output=4.0)
 """Where a model has no prices: what its tokens cost in time, beside each other."""

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import msgspec
 
 from orchestrator.mcp.offer import Listing
-from serving.router_config import TurnType
+from serving.config.router import TurnType
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 Item = dict[str, Any]

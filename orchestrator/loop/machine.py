@@ -53,7 +53,7 @@ from orchestrator.loop.events import (
 )
 from orchestrator.loop.state import ALONE, IDLE, Around, Finish, Run, State, Step, ToolKind
 from orchestrator.mcp.offer import shared
-from serving.config import AgentLimits
+from serving.config.agent import AgentLimits
 
 _STEP_OF_CALL = re.compile(r"call_([0-9]{1,9})_")
 

@@ -24,7 +24,7 @@ from orchestrator.loop.events import (
     ResponseAccepted,
 )
 from orchestrator.loop.state import Run, State
-from serving.config import AgentLimits
+from serving.config.agent import AgentLimits
 
 TASK_CHARACTERS = 600
 """Of the task that a reminder repeats."""

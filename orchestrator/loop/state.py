@@ -28,8 +28,8 @@ from orchestrator.loop.events import (
 )
 from orchestrator.mcp.offer import Listing
 from serving import reply
-from serving.config import Prices
-from serving.context_config import ContextConfig
+from serving.config.context import ContextConfig
+from serving.config.model import Prices
 
 REPLY = reply.REPLY
 ToolKind = Literal["pure", "idempotent", "queryable", "unsafe"]

@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from typing import Literal
 
 from orchestrator.mcp.failures import NotSent, OutcomeOpen
-from serving.mcp_config import BreakerConfig, McpServerConfig, RateConfig
+from serving.config.mcp import BreakerConfig, McpServerConfig, RateConfig
 
 Condition = Literal["closed", "open", "half_open"]
 

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from orchestrator.mcp.offer import ListedTool, Listing, version_of
-from serving.mcp_config import McpServerConfig
+from serving.config.mcp import McpServerConfig
 from serving.schemas import SchemaRefused, register
 
 log = logging.getLogger("warmloop.mcp")

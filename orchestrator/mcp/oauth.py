@@ -31,7 +31,7 @@ from pydantic import AnyUrl, ValidationError
 
 from orchestrator.mcp.failures import ServerLost
 from orchestrator.mcp.tokens import TokenFile
-from serving.mcp_config import OAuthConfig, substitute
+from serving.config.mcp import OAuthConfig, substitute
 
 
 class LoginNeeded(ServerLost):

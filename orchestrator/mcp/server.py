@@ -22,7 +22,7 @@ from orchestrator.mcp.failures import McpFailure, NotSent, ServerLost, TimedOut,
 from orchestrator.mcp.gate import Gate
 from orchestrator.mcp.listing import ListingFile, allowed, take
 from orchestrator.mcp.offer import Listing
-from serving.mcp_config import McpServerConfig
+from serving.config.mcp import McpServerConfig
 from serving.owned_task import OwnedTask
 
 if TYPE_CHECKING:

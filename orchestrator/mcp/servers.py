@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from orchestrator.mcp.listing import ListingFile
 from orchestrator.mcp.server import McpServer, Opener
+from serving.config.mcp import McpConfig, McpServerConfig, substitute
 from serving.errors import ConfigError
-from serving.mcp_config import McpConfig, McpServerConfig, substitute
 
 if TYPE_CHECKING:
     from orchestrator.mcp.link import Link, Transport

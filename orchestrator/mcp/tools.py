@@ -30,8 +30,8 @@ from orchestrator.mcp.servers import McpServers
 from orchestrator.tools.base import Tool, ToolContext, ToolError, ToolLimits, schema_check
 from orchestrator.tools.toolbox import READ_RESULT
 from serving import reply
+from serving.config.mcp import McpServerConfig, mcp_server
 from serving.errors import Unavailable
-from serving.mcp_config import McpServerConfig, mcp_server
 
 MAX_BOUND = 256
 MAX_NAME = 64

@@ -13,8 +13,8 @@ from pydantic import Field
 from orchestrator.tools.base import Later, Tool, ToolContext, ToolError, tool
 from orchestrator.tools.errors import INVALID_ARGUMENTS
 from orchestrator.tools.functions import from_function
+from serving.config.sections import nearest
 from serving.errors import ConfigError
-from serving.sections import nearest
 
 PREFIX = "builtin:"
 

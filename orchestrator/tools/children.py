@@ -32,10 +32,10 @@ from orchestrator.tools.base import (
     ToolOutput,
     schema_check,
 )
-from serving.config import AgentConfig
+from serving.config.agent import AgentConfig
+from serving.config.sections import nearest
+from serving.config.tool import ToolSettings
 from serving.errors import ConfigError, Conflict, NotFound, Unavailable
-from serving.sections import nearest
-from serving.tool_settings import ToolSettings
 
 PREFIX = "agent:"
 MAX_DEPTH = 4

@@ -16,8 +16,8 @@ from types import ModuleType
 from orchestrator.tools.base import Tool
 from orchestrator.tools.builtin import PREFIX, built_in
 from orchestrator.tools.functions import from_function
+from serving.config.sections import nearest
 from serving.errors import ConfigError
-from serving.sections import nearest
 
 
 def load(spec: str, tool_path: Path | None, *, where: str = "tools") -> Tool:

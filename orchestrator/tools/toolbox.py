@@ -35,8 +35,8 @@ from orchestrator.tools.base import (
 from orchestrator.tools.errors import LONGEST_RETRY_AFTER_S, bounded, error_text
 from orchestrator.tools.gate import ToolGate
 from serving import reply
-from serving.config import AgentLimits
-from serving.sections import nearest
+from serving.config.agent import AgentLimits
+from serving.config.sections import nearest
 
 Outcome = Literal["ok", "error", "timeout"]
 READ_RESULT = "read_result"

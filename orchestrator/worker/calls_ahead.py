@@ -18,7 +18,7 @@ from orchestrator.loop.state import Run
 from orchestrator.tools.base import Ready
 from orchestrator.worker.run_log import RunLog
 from orchestrator.worker.tool_runner import ToolRunner
-from serving.config import AgentLimits
+from serving.config.agent import AgentLimits
 
 
 class CallsAhead:

@@ -14,7 +14,7 @@ from orchestrator.worker.guard_metrics import GuardMetrics
 from orchestrator.worker.offers import Offers
 from orchestrator.worker.run_metrics import RunMetrics
 from orchestrator.worker.turn_outcomes import Report
-from serving.config import Prices
+from serving.config.model import Prices
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,8 @@ from orchestrator.worker.summary import summarised
 from orchestrator.worker.tool_runner import ToolRunner
 from orchestrator.worker.turn_outcomes import AT_LIMIT, TurnOutcomes
 from orchestrator.worker.turn_runner import TurnRunner
-from serving.config import AgentLimits, Prices
+from serving.config.agent import AgentLimits
+from serving.config.model import Prices
 
 log = logging.getLogger("warmloop.worker")
 

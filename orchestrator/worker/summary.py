@@ -18,8 +18,8 @@ from orchestrator.loop.history import items_of
 from orchestrator.loop.prompt import canonical
 from orchestrator.loop.state import Compact, Shown
 from orchestrator.model import Done, ModelClient, ModelError, ModelTurn, Routed, TextDelta
-from serving.config import Prices
-from serving.context_config import ContextConfig
+from serving.config.context import ContextConfig
+from serving.config.model import Prices
 
 log = logging.getLogger("warmloop.worker")
 

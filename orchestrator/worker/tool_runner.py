@@ -50,7 +50,7 @@ from orchestrator.tools.trace_context import child_of
 from orchestrator.worker.collaborators import Collaborators
 from orchestrator.worker.effects import Effects
 from orchestrator.worker.run_log import RunLog
-from serving.config import AgentLimits
+from serving.config.agent import AgentLimits
 
 Came = Ran | NeedsPerson | bool | None
 """Of a run: what it gave, or whom it needs. Of a lookup: what it gave, False (nothing), or None."""

@@ -35,7 +35,7 @@ from orchestrator.worker.run_log import RunLog
 from orchestrator.worker.turn_outcomes import turn_id
 from orchestrator.worker.turn_settings import is_forced, overrides, without_tools
 from router.turn import Decision
-from serving.config import Prices
+from serving.config.model import Prices
 
 log = logging.getLogger("warmloop.worker")
 

@@ -50,7 +50,7 @@ from orchestrator.worker.run_metrics import RunMetrics
 from orchestrator.worker.runner import Runner
 from orchestrator.worker.turn_outcomes import Report
 from orchestrator.worker.waking import Waking
-from serving.config import Prices
+from serving.config.model import Prices
 from serving.errors import NotFound, Unavailable
 
 T = TypeVar("T")

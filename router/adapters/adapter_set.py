@@ -20,9 +20,9 @@ from pathlib import Path
 import msgspec
 
 from serving import whole_file
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
 from serving.errors import ConfigError
-from serving.table import Engine
+from serving.tables.base import Engine
 
 MAX_LEAVING = 4096
 """Unconfirmed removals that are remembered; a replica that is gone for good never confirms."""

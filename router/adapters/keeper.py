@@ -35,15 +35,15 @@ from router.adapters.adapter_set import (
     plan,
 )
 from router.placing.health import Clock
-from serving import weights
-from serving.adapter_store import STORE, accept, sweep
-from serving.adapters import base_of
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
 from serving.engines import adapter_for
 from serving.errors import AdapterError, ConfigError, EngineError, Unavailable
-from serving.model_cards import adapters_in, cards
+from serving.models import weights
+from serving.models.adapter_store import STORE, accept, sweep
+from serving.models.adapters import base_of
+from serving.models.model_cards import adapters_in, cards
 from serving.owned_task import OwnedTask
-from serving.table import Engine, EngineTable
+from serving.tables.base import Engine, EngineTable
 
 TEND_S = 1.0
 SWEEP_S = 60.0

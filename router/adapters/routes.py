@@ -27,7 +27,9 @@ from router.adapters.adapter_set import Step, Wanted
 from router.adapters.keeper import FAILURES, Keeper, reason
 from router.http.body import body_of
 from router.http.described import Told, answers, body
-from serving.config import ModelConfig, StackConfig
+from serving.config.model import ModelConfig
+from serving.config.sections import is_name, nearest
+from serving.config.stack import StackConfig
 from serving.errors import (
     AdapterError,
     BadRequest,
@@ -38,8 +40,7 @@ from serving.errors import (
     Unavailable,
     UpstreamError,
 )
-from serving.sections import is_name, nearest
-from serving.table import EngineTable
+from serving.tables.base import EngineTable
 
 MAX_BODY_BYTES = 64 * 1024
 T = TypeVar("T")

@@ -24,10 +24,10 @@ import msgspec
 from router.calls.forms import Call, Choice, Form, Mode, ToolSpec, encode, form_of
 from router.http import rewrites
 from serving import reply, schemas
-from serving.config import DEFAULT_PARSER, ModelConfig
+from serving.config.model import DEFAULT_PARSER, ModelConfig
+from serving.config.router import ToolsConfig
 from serving.errors import BadRequest
 from serving.protocol import AnyAsk
-from serving.router_config import ToolsConfig
 from serving.schemas import Registered, SchemaRefused
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")

@@ -41,8 +41,8 @@ from router.tiers import outcomes
 from router.tiers.auto import AutoTurns
 from router.tiers.turn_types import AUTO
 from router.turn import Turns
+from serving.config.sections import nearest
 from serving.errors import BadRequest, NotFound, RequestError, Unavailable
-from serving.sections import nearest
 
 
 class ModelBody(Told):

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 
 from router.http.http1 import Connection, Origin, Pool
-from serving.config import FrontConfig
+from serving.config.front import FrontConfig
 
 TO_ENGINE = (
     "accept",

@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from router.http.asgi import Gate
 from router.http.wire import Exchange
 from serving import collector
-from serving.config import FrontConfig
+from serving.config.front import FrontConfig
 from serving.errors import BadRequest
 
 _Cycle = RequestResponseCycle | Exchange

@@ -34,7 +34,7 @@ from router.http.refusals import (
 from router.tenancy import deadlines
 from router.tenancy.access import Access
 from router.turn import TurnRequest, Turns
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
 from serving.errors import BadRequest, RequestError, TooLarge, Unavailable
 from serving.protocol import ROUTES
 

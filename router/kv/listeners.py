@@ -14,7 +14,7 @@ import zmq.asyncio
 from router.kv.events import KvFeed
 from router.kv.residency import Residency
 from serving.owned_task import OwnedTask
-from serving.table import Engine
+from serving.tables.base import Engine
 
 LOOK_S = 0.25
 

@@ -25,8 +25,8 @@ from typing import Protocol
 
 from router.kv.block_tree import Anchor, BlockTree, Place, found_depth
 from router.kv.wire import AllBlocksCleared, BlockRemoved, BlockStored, Event
+from serving.config.router import KvEventsConfig
 from serving.protocol import Usage
-from serving.router_config import KvEventsConfig
 
 MAX_MARKS = 10_000
 CHAIN_END = 32

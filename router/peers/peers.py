@@ -29,8 +29,8 @@ from typing import Protocol
 import msgspec
 
 from router.peers.news import Batch, Reply, Table, Turned
+from serving.config.router import PeersConfig
 from serving.owned_task import OwnedTask
-from serving.router_config import PeersConfig
 
 NEWS = "/internal/peers/news"
 TABLE = "/internal/peers/table"

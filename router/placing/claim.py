@@ -7,7 +7,7 @@ import msgspec
 from router.identity import Identity
 from router.tenancy.tenants import OPEN, Tenant
 from router.turn import Urgency
-from serving.table import Engine
+from serving.tables.base import Engine
 
 
 class Claim(msgspec.Struct, frozen=True):

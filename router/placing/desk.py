@@ -16,8 +16,8 @@ from router.placing.placement import Need
 from router.placing.programs import Active, Program
 from router.placing.waiting import Line, Waiting
 from router.placing.warmth import Holdings, Node
-from serving.router_config import QueueConfig
-from serving.table import Engine
+from serving.config.router import QueueConfig
+from serving.tables.base import Engine
 
 UNKNOWN_ROOM = 1 << 62
 

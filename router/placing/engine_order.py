@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from router.http import rewrites
 from serving.protocol import MESSAGES, AnyAsk
-from serving.table import Engine
+from serving.tables.base import Engine
 
 _TICKS_A_SECOND = 10
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 
-from serving.table import Engine
+from serving.tables.base import Engine
 
 
 class Fleet:

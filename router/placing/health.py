@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from serving.table import Engine
+from serving.tables.base import Engine
 
 Clock = Callable[[], float]
 Condition = Literal["closed", "open", "half_open", "slow"]

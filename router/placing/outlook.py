@@ -21,8 +21,8 @@ from router.placing.placement import Need, Option
 from router.placing.programs import Program, Programs
 from router.placing.rates import Rates
 from router.placing.warmth import Node
-from serving.router_config import RouterConfig
-from serving.table import Engine
+from serving.config.router import RouterConfig
+from serving.tables.base import Engine
 
 
 class Outlook:

@@ -20,8 +20,8 @@ from router.peers.news import MAX_CHAIN, Turned
 from router.peers.peers import Peers, Transport
 from router.placing.claim import Claim
 from router.placing.warmth import Node
+from serving.config.router import RouterConfig
 from serving.protocol import Usage
-from serving.router_config import RouterConfig
 
 if TYPE_CHECKING:
     from router.placing.scheduler import Scheduler

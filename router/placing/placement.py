@@ -29,8 +29,8 @@ from functools import lru_cache
 
 import msgspec
 
-from serving.router_config import PlacementConfig
-from serving.table import Engine
+from serving.config.router import PlacementConfig
+from serving.tables.base import Engine
 
 _MASK = (1 << 64) - 1
 

@@ -34,10 +34,10 @@ from router.placing.rates import Rates
 from router.placing.waiting import Fair, Line
 from router.placing.warmth import Warmth
 from router.turn import Urgency
+from serving.cluster.front_queues import Queue
+from serving.config.router import RouterConfig
 from serving.errors import Unavailable
-from serving.front_queues import Queue
-from serving.router_config import RouterConfig
-from serving.table import Engine
+from serving.tables.base import Engine
 
 _LOOK = 32
 """How many of a line are looked at for one that fits."""

@@ -31,9 +31,9 @@ from router.placing.slot import Slot
 from router.placing.slowness import Slowness
 from router.placing.warmth import Warmth
 from router.turn import Urgency
-from serving.front_queues import Queues
-from serving.router_config import RouterConfig
-from serving.table import Engine
+from serving.cluster.front_queues import Queues
+from serving.config.router import RouterConfig
+from serving.tables.base import Engine
 
 __all__ = ["Claim", "Placed", "Scheduler", "Slot"]
 

@@ -28,7 +28,7 @@ from router.streams.continuable import obstacle, prompt_text
 from router.streams.messages_as_chat import as_chat
 from router.streams.sent import Told
 from serving.protocol import CHAT, COMPLETIONS, MESSAGES
-from serving.table import EngineKind
+from serving.tables.base import EngineKind
 
 _COMPLETION_TOKENS = 16
 """OpenAI's default for Completions; engines have it too."""

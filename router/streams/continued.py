@@ -23,7 +23,7 @@ from router.streams.sent import Sent
 from router.turn import TurnRequest
 from serving.errors import RequestError
 from serving.protocol import CHAT, MESSAGES, SseSplitter
-from serving.table import Engine, EngineKind
+from serving.tables.base import Engine, EngineKind
 
 Outcome = Literal["continued", "request", "no_replica", "failed"]
 Ask = Callable[[bytes], Awaitable[Any]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from serving.table import EngineKind
+from serving.tables.base import EngineKind
 
 Json = dict[str, Any]
 

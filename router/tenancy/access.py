@@ -30,10 +30,10 @@ from starlette.types import Scope
 from router.peers.peers import NEWS, TABLE
 from router.tenancy.keys import Contents, KeyFile
 from router.tenancy.tenants import OPEN, Tenant, tenants_of
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
+from serving.config.tenancy import OPERATOR
 from serving.errors import ConfigError, Forbidden, Unauthorized
 from serving.owned_task import OwnedTask
-from serving.tenancy_config import OPERATOR
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 SIGNED_PATHS = frozenset({NEWS, TABLE})

@@ -16,7 +16,7 @@ from router.http import rewrites
 from router.tenancy.tenants import Tenant
 from serving.errors import BadRequest
 from serving.protocol import MESSAGES, AnyAsk
-from serving.table import Engine
+from serving.tables.base import Engine
 
 _INSTEAD = {
     "lora_path": "ask for the adapter in `model`",

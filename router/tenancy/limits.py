@@ -24,9 +24,9 @@ from types import TracebackType
 from typing import Literal
 
 from router.tenancy.tenants import Tenant
+from serving.config.tenancy import AdmissionConfig, TenantConfig
 from serving.errors import RateLimited, RequestError
 from serving.protocol import Usage
-from serving.tenancy_config import AdmissionConfig, TenantConfig
 
 BYTES_PER_TOKEN = 4
 _WINDOW_S = 60.0

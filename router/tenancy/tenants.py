@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from serving.tenancy_config import OPERATOR, TenantConfig
+from serving.config.tenancy import OPERATOR, TenantConfig
 
 
 @dataclass(frozen=True, slots=True)

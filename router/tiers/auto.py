@@ -42,7 +42,7 @@ from router.tiers.turn_types import AUTO
 from router.turn import Decision, Dispatched, Parsed, TurnRequest
 from serving.errors import BudgetUsed, InvalidToolCall, RequestError, Unavailable, UpstreamError
 from serving.protocol import CHAT, AnyAsk, parse
-from serving.table import Tier
+from serving.tables.base import Tier
 
 OUR_FAULTS = ("refused", "failed")
 """Causes of an escalation that say nothing about how good the model is."""

@@ -28,9 +28,9 @@ from router.tiers.policy import Candidate, Case, Choice, Floor
 from router.tiers.prices import Course, Quote
 from router.tiers.sessions import Answered, Chain, Chains, Recent
 from router.turn import Parsed, TierNote, TurnRequest
+from serving.config.router import TiersConfig
 from serving.protocol import CHAT, MESSAGES, AnyAsk
-from serving.router_config import TiersConfig
-from serving.table import Tier
+from serving.tables.base import Tier
 
 _FLOOR_EVERY = 64
 """Outcomes of a scope after which its balance is drawn anew; sooner while there are few."""

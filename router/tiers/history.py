@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from serving.router_config import TiersConfig
-from serving.table import Tier
+from serving.config.router import TiersConfig
+from serving.tables.base import Tier
 
 ANY = "*"
 _SCOPE_HORIZON_TURNS = 20_000.0

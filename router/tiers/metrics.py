@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter
 
 from router.tallies import Counts
-from serving.table import Tier
+from serving.tables.base import Tier
 
 
 class TierMetrics:

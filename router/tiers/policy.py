@@ -27,9 +27,9 @@ from router.tiers.prices import (
     steady_usd,
     with_escalations_usd,
 )
-from serving.config import Prices
-from serving.router_config import TiersConfig
-from serving.table import Tier
+from serving.config.model import Prices
+from serving.config.router import TiersConfig
+from serving.tables.base import Tier
 
 
 @dataclass(frozen=True, slots=True)

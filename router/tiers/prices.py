@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving.config import Prices
+from serving.config.model import Prices
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from router.tiers.history import Kind
-from serving.table import Tier
+from serving.tables.base import Tier
 
 
 @dataclass(slots=True)

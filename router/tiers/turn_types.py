@@ -23,12 +23,12 @@ import msgspec
 
 from router.logs import TurnRecord
 from router.turn import TierNote
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
+from serving.config.router import TURN_TYPES, TurnType
+from serving.config.sections import nearest
 from serving.errors import BadRequest
 from serving.protocol import AnyAsk, ChatAsk, MessagesAsk, role_of
-from serving.router_config import TURN_TYPES, TurnType
-from serving.sections import nearest
-from serving.table import Tier
+from serving.tables.base import Tier
 
 TURN_HEADER = "x-warmloop-turn"
 TASK_HEADER = "x-warmloop-task"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from serving.engines.base import EngineAdapter
-    from serving.table import EngineKind
+    from serving.tables.base import EngineKind
 
 
 def adapter_for(kind: EngineKind) -> EngineAdapter:

@@ -13,9 +13,9 @@ from typing import Protocol
 
 import aiohttp
 
-from serving.config import ModelConfig
-from serving.kv_endpoints import KvEndpoints
-from serving.table import EngineKind, EngineLoad
+from serving.config.model import ModelConfig
+from serving.engines.kv_endpoints import KvEndpoints
+from serving.tables.base import EngineKind, EngineLoad
 
 
 @dataclass(frozen=True, slots=True)

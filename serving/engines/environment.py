@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
 from serving.errors import EngineError
 
 CHECKOUT = Path(__file__).resolve().parents[2]

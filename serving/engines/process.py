@@ -22,8 +22,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from serving import kv_endpoints
-from serving.engines import guardian, start_failures
+from serving.engines import guardian, kv_endpoints, start_failures
 from serving.engines.base import EngineAdapter, EngineSpec
 from serving.engines.ports import free_port
 from serving.errors import EngineError

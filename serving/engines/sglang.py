@@ -26,8 +26,8 @@ from typing import Any
 
 import aiohttp
 
-from serving import kv_endpoints
-from serving.config import DEFAULT_PARSER, ModelConfig
+from serving.config.model import DEFAULT_PARSER, ModelConfig
+from serving.engines import kv_endpoints
 from serving.engines.base import Command, EngineFacts, EngineSpec
 from serving.engines.environment import interpreter
 from serving.engines.vllm import (
@@ -39,7 +39,7 @@ from serving.engines.vllm import (
     text_at,
 )
 from serving.errors import EngineError
-from serving.table import EngineKind, EngineLoad
+from serving.tables.base import EngineKind, EngineLoad
 
 PREFIX = "sglang:"
 QUIET_ROUTES = ("/ready", "/metrics", "/v1/loads", "/v1/models")

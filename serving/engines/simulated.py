@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from serving import kv_endpoints
+from serving.engines import kv_endpoints
 from serving.engines.base import Command, EngineSpec
 from serving.engines.vllm import VllmAdapter
-from serving.table import EngineKind
+from serving.tables.base import EngineKind
 
 
 class SimulatedAdapter(VllmAdapter):

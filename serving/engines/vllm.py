@@ -19,12 +19,12 @@ from pathlib import Path
 
 import aiohttp
 
-from serving import kv_endpoints
-from serving.config import DEFAULT_PARSER, ModelConfig
+from serving.config.model import DEFAULT_PARSER, ModelConfig
+from serving.engines import kv_endpoints
 from serving.engines.base import Command, EngineFacts, EngineSpec
 from serving.engines.environment import interpreter
 from serving.errors import EngineError
-from serving.table import EngineKind, EngineLoad
+from serving.tables.base import EngineKind, EngineLoad
 
 TOOLS = Path(__file__).with_name("tools")
 PARSER_PLUGINS = {DEFAULT_PARSER: TOOLS / "strict_hermes.py"}
@@ -183,7 +183,7 @@ def _cpu_env(config: ModelConfig) -> dict[str, str]:
 
 
 def _gpu_flags(config: ModelConfig) -> list[str]:
-    if config.gpus < 1:  # several engines share one GPU: see serving.gpu_turn
+    if config.gpus < 1:  # several engines share one GPU: see serving.cluster.gpu_turn
         return ["--gpu-memory-utilization", f"{config.gpus * GPU_MEMORY_SHARE:.3f}"]
     if config.gpus > 1:
         # By processes of its own. Left to itself it might take our Ray for one that it may use.

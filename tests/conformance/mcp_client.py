@@ -26,7 +26,7 @@ from orchestrator.mcp.link import Link, open_link
 from orchestrator.mcp.login import loopback
 from orchestrator.mcp.oauth import register_given
 from orchestrator.mcp.servers import token_file, transport_of
-from serving.mcp_config import McpServerConfig
+from serving.config.mcp import McpServerConfig
 
 SCENARIO = os.environ.get("MCP_CONFORMANCE_SCENARIO", "")
 VERSION = os.environ.get("MCP_CONFORMANCE_PROTOCOL_VERSION", "")

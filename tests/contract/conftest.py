@@ -12,8 +12,9 @@ import pytest
 from aiohttp import web
 from openai import AsyncOpenAI
 
-from serving.config import SimulatorConfig, StackConfig
-from serving.simulator import Simulator
+from serving.config.model import SimulatorConfig
+from serving.config.stack import StackConfig
+from serving.simulator.server import Simulator
 from tests.contract.front_door import Front, clients, front_door, served, stack
 
 

@@ -42,8 +42,10 @@ from router.dispatch import Router
 from router.http import api
 from router.http import server as serve
 from router.turn import Decision
-from serving.config import AgentConfig, FrontConfig, StackConfig
-from serving.static_table import StaticTable
+from serving.config.agent import AgentConfig
+from serving.config.front import FrontConfig
+from serving.config.stack import StackConfig
+from serving.tables.static_table import StaticTable
 
 Step = ModelEvent | asyncio.Event | Exception
 

@@ -15,7 +15,7 @@ from orchestrator.app import create_app
 from router.http.asgi import Gate
 from router.peers.news import SECRET_VARIABLE
 from router.peers.peers import NEWS, TABLE
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
 from tests import clients
 from tests.contract.conftest import simulated_front
 from tests.contract.front_door import clients as clients_of

@@ -16,8 +16,8 @@ from orchestrator.api.waiting import waiting_in
 from orchestrator.commands import approve as approve_cli
 from orchestrator.loop.events import ToolIntent
 from router.tenancy.tenants import Tenant
+from serving.config.tenancy import OPERATOR
 from serving.errors import ConfigError, EngineError
-from serving.tenancy_config import OPERATOR
 from tests.contract.front_door import Front, calls, replies, says
 
 REFUND = ("refund", '{"amount": 5}')

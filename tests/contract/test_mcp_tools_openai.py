@@ -14,8 +14,8 @@ import pytest
 from orchestrator.clock import SystemClock
 from orchestrator.mcp.servers import McpServers
 from orchestrator.mcp.tools import McpTools
-from serving.config import AgentConfig
-from serving.mcp_config import McpConfig
+from serving.config.agent import AgentConfig
+from serving.config.mcp import McpConfig
 from tests.contract.front_door import Front, calls, front_door, says
 
 WORLD = Path(__file__).parents[1] / "mcp_world.py"

@@ -14,11 +14,11 @@ import pytest
 from aiohttp import web
 from openai.types.chat import ChatCompletionToolParam
 
-from serving.config import SimulatorConfig
+from serving.config.model import SimulatorConfig
 from serving.engines import adapter_for
 from serving.errors import EngineError
-from serving.model_cards import adapters_in, cards
-from serving.simulator import Simulator
+from serving.models.model_cards import adapters_in, cards
+from serving.simulator.server import Simulator
 
 ADD: ChatCompletionToolParam = {
     "type": "function",

@@ -29,7 +29,7 @@ from orchestrator.tools.builtin import built_in
 from orchestrator.tools.children import agent_tools
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.worker import Worker
-from serving.config import AgentConfig
+from serving.config.agent import AgentConfig
 from tests.integration.killed import LEASE_S, Points, accept, journal_in, record
 
 folder = Path(sys.argv[1])

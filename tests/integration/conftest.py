@@ -12,14 +12,14 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from serving import weights
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
 from serving.engines import adapter_for
 from serving.engines.base import EngineSpec
 from serving.engines.environment import interpreter
 from serving.engines.ports import free_port
 from serving.engines.process import EngineProcess
 from serving.errors import EngineError
+from serving.models import weights
 
 SMOLLM2_135M = {
     "engine": "vllm",

@@ -24,7 +24,8 @@ from orchestrator.model_scripted import ROUTED, Scripted, ScriptedModel, calls
 from orchestrator.tools.base import tool
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.worker import Worker
-from serving.config import AgentConfig, Prices
+from serving.config.agent import AgentConfig
+from serving.config.model import Prices
 from tests.integration.killed import LEASE_S, Points, accept, journal_in, record
 
 folder = Path(sys.argv[1])

@@ -33,7 +33,7 @@ from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
 from orchestrator.tools.base import tool
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.worker import Worker
-from serving.config import AgentConfig, AgentLimits
+from serving.config.agent import AgentConfig, AgentLimits
 from tests.integration.killed import LEASE_S, Points, accept, journal_in, record
 
 folder = Path(sys.argv[1])

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from serving.table import EngineKind
+from serving.tables.base import EngineKind
 from tests.integration.conftest import RealEngine
 from tests.integration.engines_behaving_badly import front_door
 from tests.unit.fakes import engine

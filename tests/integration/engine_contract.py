@@ -26,13 +26,13 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
 from serving.engines import adapter_for, guardian
 from serving.engines.base import EngineAdapter, EngineSpec
 from serving.engines.ports import free_port
 from serving.engines.process import EngineProcess
 from serving.errors import EngineError
-from serving.table import EngineKind
+from serving.tables.base import EngineKind
 from tests.integration.conftest import RealEngine
 
 PATIENCE_S = 120.0

@@ -16,7 +16,7 @@ from router.dispatch import Router
 from router.http import api
 from router.http import server as serve
 from router.turn import Turns
-from serving.table import Engine
+from serving.tables.base import Engine
 from tests.unit.fakes import FakeTable, engine, stack
 
 PATIENCE_S = 20.0

@@ -21,7 +21,7 @@ from orchestrator.journal.sqlite import SqliteJournal
 from orchestrator.loop.events import AnyEvent
 from orchestrator.worker.acceptance import Admission
 from orchestrator.worker.worker import Worker
-from serving.config import JournalConfig
+from serving.config.journal import JournalConfig
 from serving.errors import Conflict
 from tests.integration.killing import FREEZE, url_in
 

@@ -21,7 +21,7 @@ from orchestrator.journal.base import Journal
 from orchestrator.journal.postgres import PostgresJournal
 from orchestrator.journal.sqlite import SqliteJournal
 from orchestrator.loop.events import AnyEvent
-from serving.config import JournalConfig
+from serving.config.journal import JournalConfig
 from tests.postgres import Server
 
 ROOT = Path(__file__).parents[2]

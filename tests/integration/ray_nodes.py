@@ -28,7 +28,7 @@ def main() -> None:
 
     class QuietNode(Node):  # type: ignore[misc]  # Ray has no type hints
         def start_api_server(self, **_: object) -> None:
-            """No dashboard server, as in `serving.local_ray`."""
+            """No dashboard server, as in `serving.cluster.local_ray`."""
 
     params = RayParams(
         node_ip_address="127.0.0.1",

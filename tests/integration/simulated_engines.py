@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from serving import kv_endpoints
-from serving.config import SimulatorConfig
-from serving.simulated_kv import published
-from serving.simulator import Simulator
-from serving.table import Engine
+from serving.config.model import SimulatorConfig
+from serving.engines import kv_endpoints
+from serving.simulator.kv import published
+from serving.simulator.server import Simulator
+from serving.tables.base import Engine
 from tests.unit.fakes import engine
 
 FAST = SimulatorConfig(

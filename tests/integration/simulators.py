@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from serving.engines.ports import free_port
-from serving.table import Engine
+from serving.tables.base import Engine
 from tests.unit.fakes import engine
 
 PATIENCE_S = 120.0

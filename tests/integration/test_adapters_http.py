@@ -20,9 +20,10 @@ from router.adapters.keeper import Keeper
 from router.adapters.routes import Adapters, adapter_routes
 from router.dispatch import Router
 from router.http import api
-from serving.config import SimulatorConfig, StackConfig
-from serving.simulator import Simulator
-from serving.static_table import StaticTable
+from serving.config.model import SimulatorConfig
+from serving.config.stack import StackConfig
+from serving.simulator.server import Simulator
+from serving.tables.static_table import StaticTable
 from tests.adapters import write_adapter
 from tests.contract.front_door import served
 

@@ -24,7 +24,7 @@ import psutil
 import pytest
 from openai.types.completion_choice import Logprobs
 
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
 from serving.engines import adapter_for, guardian
 from serving.engines.base import EngineSpec
 from serving.engines.ports import free_port

@@ -28,8 +28,8 @@ from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
 from orchestrator.worker.worker import Worker
 from router.dispatch import Router
 from router.http import api
-from serving.config import StackConfig
-from serving.static_table import StaticTable
+from serving.config.stack import StackConfig
+from serving.tables.static_table import StaticTable
 from tests.contract.front_door import served
 from tests.integration.stacks import eventually
 from tests.integration.stacks import stack as stack_file

@@ -13,8 +13,8 @@ from benchmarks import cost_live
 from benchmarks.cost_ledger import WAYS, Account
 from benchmarks.cost_live import Wanted
 from benchmarks.cost_prices import Machine
-from serving.config import ModelConfig, SimulatorConfig
-from serving.simulator import Simulator
+from serving.config.model import ModelConfig, SimulatorConfig
+from serving.simulator.server import Simulator
 
 SPEED = SimulatorConfig(prefill_tokens_per_s=1e6, decode_tokens_per_s=1e6, block_tokens=16)
 

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
 from serving.engines import adapter_for, process
 from serving.engines.base import Command, EngineSpec
 from serving.engines.ports import free_port

@@ -18,9 +18,9 @@ import aiohttp
 import pytest
 import yaml
 
-from serving.config import SimulatorConfig
+from serving.config.model import SimulatorConfig
 from serving.engines.ports import free_port
-from serving.table import Engine
+from serving.tables.base import Engine
 from tests.integration.simulated_engines import simulated
 
 PATIENCE_S = 120.0

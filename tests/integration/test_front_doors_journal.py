@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 import yaml
 
-from serving.config import SimulatorConfig
+from serving.config.model import SimulatorConfig
 from serving.engines.ports import free_port
 from tests.integration.simulated_engines import simulated
 from tests.integration.test_front_doors import PATIENCE_S, Door

@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from orchestrator import supervisor
+from serving.cluster.run_file import child_env, read_run_file
 from serving.engines import guardian
 from serving.engines.ports import free_port
-from serving.ray_table import ADDRESS_VARIABLE, FRONT_VARIABLE
-from serving.run_file import child_env, read_run_file
+from serving.tables.ray_table import ADDRESS_VARIABLE, FRONT_VARIABLE
 from tests.integration.load import Outcome, ask, client
 from tests.integration.stacks import Stack, eventually, stack
 

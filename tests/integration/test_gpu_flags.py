@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
+from serving.config.stack_file import load
 from serving.engines import adapter_for, vllm
 from serving.engines.base import EngineSpec
-from serving.kv_endpoints import KvEndpoints
-from serving.stack_file import load
+from serving.engines.kv_endpoints import KvEndpoints
 
 pytestmark = pytest.mark.engine
 

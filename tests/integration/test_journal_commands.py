@@ -31,8 +31,8 @@ from orchestrator.loop.events import (
     encode,
 )
 from router.tenancy.access import OPERATOR_PATHS, PURGE
-from serving import stack_file
-from serving.config import StackConfig
+from serving.config import stack_file
+from serving.config.stack import StackConfig
 from serving.errors import ConfigError
 from tests.contract.front_door import Front, front_door
 from tests.postgres import Server

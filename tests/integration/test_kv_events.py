@@ -14,7 +14,7 @@ import zmq.asyncio
 
 from router.kv.events import KvFeed
 from router.kv.wire import AllBlocksCleared, BlockRemoved, BlockStored, Event
-from serving import kv_endpoints
+from serving.engines import kv_endpoints
 from tests.integration.engines_behaving_badly import until
 
 END = (-1).to_bytes(8, "big", signed=True)

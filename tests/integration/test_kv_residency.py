@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from router.dispatch import Router
-from serving.simulator import Simulator
+from serving.simulator.server import Simulator
 from tests.integration.engines_behaving_badly import Front, front_door, until
 from tests.integration.simulated_engines import simulated
 

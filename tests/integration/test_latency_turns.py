@@ -14,8 +14,8 @@ from benchmarks.latency_figures import Case, cases, figures
 from benchmarks.latency_load import Load
 from benchmarks.latency_show import draw
 from benchmarks.latency_stack import MODEL, stack
-from serving.config import ModelConfig, SimulatorConfig
-from serving.simulator import Simulator
+from serving.config.model import ModelConfig, SimulatorConfig
+from serving.simulator.server import Simulator
 
 SPEED = SimulatorConfig(prefill_tokens_per_s=50_000, decode_tokens_per_s=2000)
 

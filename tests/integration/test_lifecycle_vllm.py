@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from orchestrator import supervisor
-from serving.config import ModelConfig, home
+from serving.config.home import home
+from serving.config.model import ModelConfig
 from tests.integration.conftest import SMOLLM2_135M
 from tests.integration.load import Outcome, ask, client, steady
 from tests.integration.stacks import Stack, eventually, stack

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
 from serving.engines.vllm import TOOLS, interpreter
 
 pytestmark = pytest.mark.engine

@@ -34,9 +34,9 @@ from orchestrator.mcp.tools import McpTools
 from orchestrator.model_scripted import ScriptedModel, calls, in_order, says
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.worker import Worker
-from serving.config import AgentConfig
+from serving.config.agent import AgentConfig
+from serving.config.mcp import McpConfig
 from serving.errors import Unavailable
-from serving.mcp_config import McpConfig
 
 WORLD = Path(__file__).parents[1] / "mcp_world.py"
 

@@ -21,8 +21,8 @@ from orchestrator.mcp.failures import Declined, McpFailure, NotSent, OutcomeOpen
 from orchestrator.mcp.result import as_text
 from orchestrator.mcp.server import McpServer
 from orchestrator.mcp.servers import McpServers
+from serving.config.mcp import McpConfig
 from serving.engines import ports
-from serving.mcp_config import McpConfig
 
 WORLD = Path(__file__).parents[1] / "mcp_world.py"
 TOOLS = ["add", "change", "die", "environment", "fail", "large", "meta", "mixed", "note", "put"]
@@ -292,7 +292,7 @@ import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, {str(WORLD.parents[1])!r})
 from orchestrator.mcp.servers import McpServers
-from serving.mcp_config import McpConfig
+from serving.config.mcp import McpConfig
 async def main():
     config = McpConfig.model_validate({{"servers": {{"world": {{"command": sys.argv[2:]}}}}}})
     servers = McpServers(config, Path(sys.argv[1]) / "stack")

@@ -16,8 +16,9 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.app import create_app
-from serving.config import SimulatorConfig, StackConfig
-from serving.simulator import Simulator
+from serving.config.model import SimulatorConfig
+from serving.config.stack import StackConfig
+from serving.simulator.server import Simulator
 from tests.contract.front_door import served
 from tests.metric_names import documented
 

@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from router.peers.http import HttpTransport, routes, signer
 from router.peers.news import SECRET_VARIABLE, Signer, Turned
 from router.peers.peers import NEWS, TABLE, Peers
+from serving.config.router import PeersConfig
 from serving.errors import ConfigError
-from serving.router_config import PeersConfig
 from tests.integration.engines_behaving_badly import until
 
 SECRET = "of all front doors, and of nobody else"

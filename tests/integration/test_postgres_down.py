@@ -22,7 +22,7 @@ from orchestrator.loop.events import (
     ResponseAccepted,
     ResponseFinished,
 )
-from serving.config import JournalConfig
+from serving.config.journal import JournalConfig
 from tests.postgres import SmallServer
 
 CONVERSATIONS, STEPS = 12, 40

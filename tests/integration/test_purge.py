@@ -17,7 +17,7 @@ from orchestrator.loop.events import ConversationStarted, Purged, ResponseAccept
 from orchestrator.model import ModelTurn
 from orchestrator.model_scripted import Script, Scripted, ScriptedModel, says
 from orchestrator.worker.worker import Worker
-from serving.config import AgentConfig
+from serving.config.agent import AgentConfig
 from serving.errors import NotFound
 from tests.stores import opened
 

@@ -21,7 +21,7 @@ from orchestrator.tools.base import tool
 from orchestrator.tools.children import agent_tools, ids_of
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.worker import Worker
-from serving.config import AgentConfig
+from serving.config.agent import AgentConfig
 from tests.stores import KINDS, opened
 
 SECRET = "swordfish"

@@ -21,12 +21,12 @@ import aiohttp
 import psutil
 import pytest
 
-from serving.discovery import RayTable
+from serving.cluster.local_cluster import LocalCluster
+from serving.cluster.local_ray import remove_leftovers
+from serving.cluster.run_file import read_run_file
 from serving.errors import EngineError
-from serving.local_cluster import LocalCluster
-from serving.local_ray import remove_leftovers
-from serving.run_file import read_run_file
-from serving.table import Engine
+from serving.tables.base import Engine
+from serving.tables.discovery import RayTable
 
 pytestmark = pytest.mark.ray
 
@@ -41,7 +41,7 @@ models:
 OWNER = """
 import sys, time
 from pathlib import Path
-from serving.local_cluster import LocalCluster
+from serving.cluster.local_cluster import LocalCluster
 cluster = LocalCluster(Path(sys.argv[1]), Path(sys.argv[2]))
 cluster.start()
 while cluster.alive():
@@ -82,7 +82,7 @@ class Owned:
         return found
 
     def engine_process(self, engine: Engine) -> psutil.Process:
-        return self.find("serving.simulator", f"--port {engine.url.rpartition(':')[2]} ")
+        return self.find("serving.simulator.server", f"--port {engine.url.rpartition(':')[2]} ")
 
 
 def command_line(process: psutil.Process) -> list[str]:
@@ -209,7 +209,7 @@ async def test_a_directory_that_restarted_is_told_everything_again(
 def feeds() -> set[psutil.Process]:
     """The directory feeds that this process owns."""
     children = psutil.Process().children()
-    return {c for c in children if "serving.directory_feed" in command_line(c)}
+    return {c for c in children if "serving.cluster.directory_feed" in command_line(c)}
 
 
 async def test_a_killed_feed_is_started_again(cluster: Owned, table: RayTable) -> None:
@@ -297,7 +297,7 @@ def test_serves_own_configuration_files_can_name_a_model_of_the_stack(tmp_path: 
     # Elsewhere, since importing Ray gives warnings, which are errors here.
     def build(model: str) -> subprocess.CompletedProcess[str]:
         code = (
-            "import sys; from serving.replica import build_app\n"
+            "import sys; from serving.cluster.replica import build_app\n"
             "print(type(build_app({'config': sys.argv[1], 'model': sys.argv[2]})).__name__)"
         )
         argv = [sys.executable, "-c", code, str(config), model]

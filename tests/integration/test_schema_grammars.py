@@ -18,7 +18,7 @@ import pytest
 from jsonschema.exceptions import ValidationError
 
 from benchmarks.schema_shapes import SHAPES
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
 from serving.engines.environment import interpreter
 from serving.schemas import Bounds, Registered, SchemaRefused, check, register
 from serving.schemas.regex import Steps

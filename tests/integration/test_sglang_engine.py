@@ -16,11 +16,12 @@ import aiohttp
 import psutil
 import pytest
 
-from serving.config import ModelConfig, StackConfig
+from serving.config.model import ModelConfig
+from serving.config.stack import StackConfig
 from serving.engines import adapter_for
 from serving.engines.base import EngineAdapter, EngineSpec
 from serving.engines.environment import interpreter
-from serving.static_table import StaticTable
+from serving.tables.static_table import StaticTable
 from tests.integration.conftest import RealEngine
 from tests.integration.engine_contract import (
     ADD,

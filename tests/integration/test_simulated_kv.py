@@ -12,10 +12,10 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from serving import kv_endpoints
-from serving.config import SimulatorConfig
-from serving.simulated_engine import Job, SimulatedEngine
-from serving.simulated_kv import published
+from serving.config.model import SimulatorConfig
+from serving.engines import kv_endpoints
+from serving.simulator.engine import Job, SimulatedEngine
+from serving.simulator.kv import published
 
 CONFIG = SimulatorConfig(
     capacity_tokens=64, block_tokens=16, prefill_tokens_per_s=1e6, decode_tokens_per_s=1e6

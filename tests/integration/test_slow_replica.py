@@ -7,7 +7,7 @@ import secrets
 from collections import Counter
 from typing import Any
 
-from serving.config import SimulatorConfig
+from serving.config.model import SimulatorConfig
 from tests.integration.engines_behaving_badly import Front, front_door
 from tests.integration.simulated_engines import simulated
 

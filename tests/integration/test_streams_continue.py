@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from serving.table import Engine
+from serving.tables.base import Engine
 from tests.integration.engines_behaving_badly import Exchange, Front, LocalEngine, front_door, until
 from tests.integration.simulators import SimulatedProcess, simulators
 from tests.unit.fakes import engine

@@ -17,8 +17,9 @@ from aiohttp import web
 
 from orchestrator.app import create_app
 from router.tenancy.keys import KeyFile
-from serving.config import SimulatorConfig, StackConfig
-from serving.simulator import Simulator
+from serving.config.model import SimulatorConfig
+from serving.config.stack import StackConfig
+from serving.simulator.server import Simulator
 from tests.contract.front_door import served
 from tests.integration.engines_behaving_badly import until
 

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from router.tenancy.keys import KeyFile
-from serving import stack_file
+from serving.config import stack_file
 from tests.integration.conftest import RealEngine
 from tests.integration.stacks import stack
 

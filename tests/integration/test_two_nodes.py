@@ -26,8 +26,8 @@ import aiohttp
 import psutil
 import pytest
 
+from serving.cluster.run_file import import_env, make_token, ray_env
 from serving.engines.ports import free_port
-from serving.run_file import import_env, make_token, ray_env
 
 pytestmark = pytest.mark.ray
 
@@ -240,7 +240,7 @@ def engine_ports(node: Node) -> set[str]:
     for process in node.processes():
         with suppress(psutil.Error):
             line = process.cmdline()
-            if "serving.simulator" in line and "--port" in line:
+            if "serving.simulator.server" in line and "--port" in line:
                 ports.add(line[line.index("--port") + 1])
     return ports
 

@@ -24,7 +24,8 @@ from orchestrator.model import ModelTurn
 from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
 from orchestrator.worker.acceptance import Admission
 from orchestrator.worker.worker import Worker
-from serving.config import AgentConfig, JournalConfig
+from serving.config.agent import AgentConfig
+from serving.config.journal import JournalConfig
 from serving.errors import BadRequest, Conflict
 from tests.postgres import Server
 

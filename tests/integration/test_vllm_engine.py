@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
 from tests.integration.conftest import RealEngine
 from tests.integration.engine_contract import EngineContract, Kind
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from serving.config import StackConfig
-from serving.table import Engine, EngineLoad
+from serving.config.stack import StackConfig
+from serving.tables.base import Engine, EngineLoad
 
 
 class FakeTable:

@@ -10,7 +10,7 @@ import pytest
 from router.tenancy.access import OPERATOR_PATHS, Access, exposed, may_look
 from router.tenancy.keys import KeyFile
 from router.tenancy.tenants import OPEN
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
 from serving.errors import ConfigError, Forbidden, Unauthorized
 from tests.unit.fakes import stack
 

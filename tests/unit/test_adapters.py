@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.adapter_store import accept, configured, keep, sweep
-from serving.adapters import CONFIG, WEIGHTS, base_of, check
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
 from serving.errors import AdapterError
+from serving.models.adapter_store import accept, configured, keep, sweep
+from serving.models.adapters import CONFIG, WEIGHTS, base_of, check
 from tests.adapters import SMOLLM2_135M, write_adapter, write_safetensors
 
 QWEN_05B = {

@@ -16,7 +16,7 @@ from benchmarks.agents_attempt import Attempt
 from benchmarks.agents_compare import compare, read
 from benchmarks.harness.run import ROOT, Run
 from benchmarks.harness.stats import sign_test, wilson
-from serving import stack_file
+from serving.config import stack_file
 from serving.errors import ConfigError
 
 NAMES = [f"task-{number}" for number in range(30)]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from serving.autoscale import Policy, ReplicaLoad, latest, stats, wanted
-from serving.config import AutoscaleConfig
-from serving.front_queues import Queue
-from serving.table import Engine, EngineLoad
+from serving.cluster.autoscale import Policy, ReplicaLoad, latest, stats, wanted
+from serving.cluster.front_queues import Queue
+from serving.config.model import AutoscaleConfig
+from serving.tables.base import Engine, EngineLoad
 
 KNOBS = AutoscaleConfig(
     min_replicas=1, max_replicas=8, target_waiting=2, target_wait_s=5, kv_high=0.9

@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.loop import budgets
 from orchestrator.loop.budgets import Bounds, Spent, Totals
 from orchestrator.loop.events import Call, LimitReached, ModelResult
-from serving.config import AgentLimits
+from serving.config.agent import AgentLimits
 
 
 def limits(**values: object) -> AgentLimits:

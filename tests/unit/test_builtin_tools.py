@@ -12,7 +12,7 @@ from orchestrator.loop.state import Shown
 from orchestrator.tools.base import ChildRuns, Ready, ToolContext
 from orchestrator.tools.builtin import built_in
 from orchestrator.tools.toolbox import Ran, Toolbox
-from serving.config import AgentLimits
+from serving.config.agent import AgentLimits
 from serving.errors import ConfigError
 
 NAMES = ("sleep", "wait_until", "read_result", "note", "recall")

@@ -42,7 +42,7 @@ from orchestrator.loop.state import (
     Step,
     Wait,
 )
-from serving.config import AgentLimits
+from serving.config.agent import AgentLimits
 
 KINDS: dict[str, Any] = {"look": "pure", "count": "idempotent", "ask": "queryable", "buy": "unsafe"}
 LIMITS = AgentLimits()

@@ -28,7 +28,7 @@ from orchestrator.model_scripted import ROUTED, Scripted, ScriptedModel, says
 from orchestrator.tools.base import tool
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.worker import Worker
-from serving.config import AgentConfig
+from serving.config.agent import AgentConfig
 
 GONE = ModelError("engine gone", code="engine_failed", retry=True)
 

@@ -33,7 +33,8 @@ from orchestrator.tools.children import agent_tools, ids_of
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.worker import Worker
 from router.tenancy.tenants import OPEN
-from serving.config import AgentConfig, Prices
+from serving.config.agent import AgentConfig
+from serving.config.model import Prices
 from serving.errors import ConfigError
 
 CHILD = ids_of("c:1:call_1_0")

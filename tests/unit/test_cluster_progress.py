@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from serving.cluster import Events, Progress
-from serving.config import ModelConfig
-from serving.directory import failed
+from serving.cluster.directory import failed
+from serving.cluster.local_cluster import LocalCluster
+from serving.cluster.run import Events, Progress
+from serving.cluster.run_file import EVENTS, NAME
+from serving.config.model import ModelConfig
 from serving.errors import EngineError
-from serving.local_cluster import LocalCluster
-from serving.run_file import EVENTS, NAME
-from serving.table import Engine
+from serving.tables.base import Engine
 
 SMALL = Engine("small-1", "small", "http://127.0.0.1:1", "small", kind="simulated")
 FRONTIER = Engine("frontier-1", "frontier", "http://127.0.0.1:2", "frontier", kind="simulated")

@@ -33,8 +33,9 @@ from orchestrator.loop.history import items_of
 from orchestrator.loop.machine import fold, fold_all, next_step
 from orchestrator.loop.prompt import LEFT, Prompt
 from orchestrator.loop.state import Around, CallModel, Compact, Finish, State
-from serving.config import AgentConfig, AgentLimits, Prices
-from serving.context_config import ContextConfig
+from serving.config.agent import AgentConfig, AgentLimits
+from serving.config.context import ContextConfig
+from serving.config.model import Prices
 
 PRICES = Prices(fresh=1.0, cached=0.1, output=4.0)
 LIMITS = AgentLimits(max_turns=1000, max_tool_calls=1000, remind_every=0)

@@ -7,8 +7,11 @@ from textwrap import dedent
 
 import pytest
 
-from serving import stack_file
-from serving.config import ModelConfig, Prices, Source, StackConfig, expand_range, home
+from serving.config import stack_file
+from serving.config.home import home
+from serving.config.model import ModelConfig, Prices
+from serving.config.source import Source, expand_range
+from serving.config.stack import StackConfig
 from serving.errors import ConfigError
 
 MINIMAL = """

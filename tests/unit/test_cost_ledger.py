@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.cost_ledger import WAYS, Account, Step, Way, break_even, capacity_tasks
 from benchmarks.cost_prices import Machine, PriceList, Rates, Speed
-from serving.table import Tier
+from serving.tables.base import Tier
 
 PRICES = PriceList(
     name="hosted",

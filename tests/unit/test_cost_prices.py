@@ -12,7 +12,7 @@ import pytest
 from benchmarks import cost_prices
 from benchmarks.cost_prices import Machine, Rates, Speed
 from serving.errors import ConfigError
-from serving.table import Tier
+from serving.tables.base import Tier
 
 LISTED: dict[str, Any] = {
     "name": "somebody",

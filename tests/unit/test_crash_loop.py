@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from serving.config import RestartConfig
-from serving.crash_loop import CrashLoop
+from serving.cluster.crash_loop import CrashLoop
+from serving.config.model import RestartConfig
 
 KNOBS = RestartConfig(pause_s=0.5, max_pause_s=60, jitter=0.2, steady_after_s=120)
 

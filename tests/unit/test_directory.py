@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from serving.directory import Directory, DirectoryActor, Snapshot, decode, encode, failed
-from serving.front_queues import FrontQueues, Queue
-from serving.table import Engine, EngineLoad
+from serving.cluster.directory import Directory, DirectoryActor, Snapshot, decode, encode, failed
+from serving.cluster.front_queues import FrontQueues, Queue
+from serving.tables.base import Engine, EngineLoad
 
 ENGINE = Engine("small-1", "small", "http://127.0.0.1:1", "small", kind="simulated")
 
@@ -157,7 +157,7 @@ async def test_a_front_door_that_is_gone_is_not_waited_for(
 ) -> None:
     actor = DirectoryActor()
     await actor.watch(0, 0, "front-1")
-    monkeypatch.setattr("serving.directory.WATCHER_LEASE_S", -1.0)
+    monkeypatch.setattr("serving.cluster.directory.WATCHER_LEASE_S", -1.0)
     assert await actor.heard(10**18)
 
 

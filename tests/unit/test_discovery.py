@@ -12,10 +12,16 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from serving import directory, front_queues
-from serving.config import SimulatorConfig, StackConfig
-from serving.directory import Snapshot, encode
-from serving.discovery import (
+from serving.cluster import directory, front_queues
+from serving.cluster.directory import Snapshot, encode
+from serving.cluster.front_queues import Queue
+from serving.cluster.run_file import RunFile, make_token, read_run_file, write_run_file
+from serving.config.model import SimulatorConfig
+from serving.config.stack import StackConfig
+from serving.errors import ConfigError
+from serving.simulator.server import Simulator
+from serving.tables.base import Engine, EngineTable
+from serving.tables.discovery import (
     JoinedTable,
     RayTable,
     StaticTable,
@@ -23,11 +29,6 @@ from serving.discovery import (
     report_queues,
     table_for,
 )
-from serving.errors import ConfigError
-from serving.front_queues import Queue
-from serving.run_file import RunFile, make_token, read_run_file, write_run_file
-from serving.simulator import Simulator
-from serving.table import Engine, EngineTable
 
 
 class Served:
@@ -298,7 +299,7 @@ async def test_a_stack_may_have_external_and_own_engines(engine: Served, tmp_pat
 
 def test_a_stack_of_external_engines_never_imports_ray() -> None:
     code = (
-        "import sys, serving.discovery as d; from serving.config import StackConfig\n"
+        "import sys, serving.tables.discovery as d; from serving.config.stack import StackConfig\n"
         "c = {'models': {'m': {'engine': 'external', 'urls': ['http://127.0.0.1:1']}}}\n"
         "assert type(d.table_for(StackConfig.model_validate(c))) is d.StaticTable\n"
         "sys.exit('ray' in sys.modules)"
@@ -351,7 +352,7 @@ async def test_a_given_address_is_followed_without_a_run_file(
     await table.stop()
     assert table.snapshot()[0].url == "http://10.0.0.2:9"
     assert front_queues.decode(told.read_bytes()) == {"a": Queue(3, 3000, 1.5)}
-    assert asked.read_text() == "-m serving.directory_feed --address 10.0.0.5:6379\n"
+    assert asked.read_text() == "-m serving.cluster.directory_feed --address 10.0.0.5:6379\n"
 
 
 @pytest.mark.parametrize("address", ["10.0.0.5", "10.0.0.5:", ":6379", "ray://head:10001"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from serving import drain
+from serving.cluster import drain
 from tests.unit.fakes import FakeClock
 
 

@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from orchestrator.commands import engine_logs as view
-from serving import engine_logs
-from serving.config import EngineLogsConfig
+from serving.cluster import engine_logs
+from serving.config.model import EngineLogsConfig
 from serving.engines.guardian import BoundedLog
 from serving.errors import ConfigError
 

@@ -8,7 +8,7 @@ import pytest
 
 from router.placing.engine_order import ranked
 from serving.protocol import CHAT, MESSAGES, parse
-from serving.table import EngineKind
+from serving.tables.base import EngineKind
 from tests.unit.fakes import engine
 
 BODY = b' {"model":"big","messages":[{"role":"user","content":"hi"}]}'

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import ray
 
-from serving.directory import DirectoryActor
-from serving.entry import Entry
-from serving.front_queues import Queue
-from serving.table import Engine, EngineState
+from serving.cluster.directory import DirectoryActor
+from serving.cluster.entry import Entry
+from serving.cluster.front_queues import Queue
+from serving.tables.base import Engine, EngineState
 
 ENGINE = Engine("small-1", "small", "http://127.0.0.1:1", "small", kind="simulated")
 
@@ -84,8 +84,8 @@ async def kept(entry: Entry) -> AsyncIterator[None]:
 
 @pytest.fixture
 def replica(monkeypatch: pytest.MonkeyPatch) -> Replica:
-    monkeypatch.setattr("serving.entry.CALL_S", 0.05)
-    monkeypatch.setattr("serving.entry.RENEW_S", 0.05)
+    monkeypatch.setattr("serving.cluster.entry.CALL_S", 0.05)
+    monkeypatch.setattr("serving.cluster.entry.RENEW_S", 0.05)
     return Replica(Connection())
 
 

@@ -6,7 +6,7 @@ from orchestrator.agents import Agents
 from orchestrator.prices import PriceList
 from router.dispatch import Router
 from router.placing.fleet import Fleet, wire_name
-from serving.config import Prices
+from serving.config.model import Prices
 from tests.unit.fakes import FakeTable, engine, stack
 
 ZERO = engine("big-0", adapters=("polite",))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator import deploy, front_group
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
 from serving.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from serving import gpu_turn
-from serving.config import ModelConfig
+from serving.cluster import gpu_turn
+from serving.config.model import ModelConfig
 
 HALF = ModelConfig(engine="simulated", gpus=0.5)
 WHOLE = ModelConfig(engine="simulated", gpus=1)

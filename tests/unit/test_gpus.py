@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from serving import gpus
-from serving.config import ModelConfig
+from serving.cluster import gpus
+from serving.config.model import ModelConfig
 from serving.engines.start_failures import cause
 
 QUERY = """\

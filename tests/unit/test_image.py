@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.run_file import ray_env
-from serving.stack_file import load
+from serving.cluster.run_file import ray_env
+from serving.config.stack_file import load
 
 ROOT = Path(__file__).parents[2]
 ENTRYPOINT = ROOT / "docker" / "entrypoint"

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from orchestrator import front_group
-from serving.config import PASSWORD_VARIABLE
-from serving.stack_file import load
+from serving.config.journal import PASSWORD_VARIABLE
+from serving.config.stack_file import load
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs" / "k8s"
@@ -90,7 +90,7 @@ def test_every_model_and_the_front_door_is_one_application() -> None:
         assert app["route_prefix"] is None
         assert app["args"]["config"] == "/etc/warmloop/stack.yaml"
         if name in STACK.models:
-            assert app["import_path"] == "serving.replica:build_app"
+            assert app["import_path"] == "serving.cluster.replica:build_app"
             assert app["args"]["model"] == name
 
 

@@ -11,12 +11,12 @@ import pytest
 import zmq
 from pydantic import ValidationError
 
-from serving import kv_endpoints
-from serving.config import ModelConfig, StackConfig
-from serving.engines import adapter_for
+from serving.config.model import ModelConfig
+from serving.config.stack import StackConfig
+from serving.engines import adapter_for, kv_endpoints
 from serving.engines.base import EngineSpec
-from serving.kv_endpoints import KvEndpoints
-from serving.static_table import StaticTable
+from serving.engines.kv_endpoints import KvEndpoints
+from serving.tables.static_table import StaticTable
 
 ON_A_NODE = KvEndpoints("tcp://10.0.0.5:7001", "tcp://10.0.0.5:7002")
 

@@ -9,9 +9,9 @@ import pytest
 
 from router.tenancy.limits import BYTES_PER_TOKEN, LimitReached, Limits
 from router.tenancy.tenants import OPEN, Tenant
+from serving.config.tenancy import AdmissionConfig, TenantConfig
 from serving.errors import UpstreamError
 from serving.protocol import Usage
-from serving.tenancy_config import AdmissionConfig, TenantConfig
 from tests.unit.fakes import FakeClock
 
 ACME, BOLT = Tenant("acme"), Tenant("bolt")

@@ -25,9 +25,9 @@ from benchmarks.load_play import TOO_MANY, Asking, Played, Player
 from benchmarks.load_report import draw_run, write_events
 from benchmarks.load_stream import CUT, IN_STREAM
 from benchmarks.load_workload import Shape, Synthetic
-from serving.config import SimulatorConfig
+from serving.config.model import SimulatorConfig
 from serving.engines.ports import free_port
-from serving.simulator import Simulator
+from serving.simulator.server import Simulator
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 QUICK = SimulatorConfig(prefill_tokens_per_s=1e6, decode_tokens_per_s=1e5)

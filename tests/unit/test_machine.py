@@ -36,7 +36,7 @@ from orchestrator.loop.state import (
     Wait,
 )
 from orchestrator.loop.turn_rules import backoff_s
-from serving.config import AgentLimits
+from serving.config.agent import AgentLimits
 
 KINDS: dict[str, Any] = {"look": "pure", "count": "idempotent", "ask": "queryable", "buy": "unsafe"}
 LIMITS = AgentLimits()

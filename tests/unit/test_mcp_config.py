@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.mcp.servers import McpServers
-from serving import stack_file
-from serving.config import StackConfig
+from serving.config import stack_file
+from serving.config.mcp import McpConfig, substitute
+from serving.config.stack import StackConfig
 from serving.errors import ConfigError
-from serving.mcp_config import McpConfig, substitute
 
 MINIMAL = "models: {small: {engine: simulated}}\n"
 

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.mcp.failures import Declined, NotSent, OutcomeOpen
 from orchestrator.mcp.gate import Breaker, Gate, Rate
-from serving.mcp_config import BreakerConfig, McpServerConfig, RateConfig
+from serving.config.mcp import BreakerConfig, McpServerConfig, RateConfig
 
 CONFIG = BreakerConfig(failures=2, pause_s=10, max_pause_s=15)
 

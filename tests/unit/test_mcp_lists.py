@@ -29,8 +29,8 @@ from orchestrator.mcp.tools import McpTools
 from orchestrator.model import ModelError
 from orchestrator.model_scripted import Scripted, ScriptedModel, in_order, says
 from orchestrator.worker.worker import Worker
-from serving.config import AgentConfig
-from serving.mcp_config import McpConfig
+from serving.config.agent import AgentConfig
+from serving.config.mcp import McpConfig
 
 TOO_LONG: list[Scripted] = [ModelError("too long", code="context_length_exceeded", retry=False)]
 CONFIG = AgentConfig.model_validate(

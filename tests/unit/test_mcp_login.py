@@ -14,7 +14,7 @@ from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from orchestrator.mcp.login import loopback
 from orchestrator.mcp.oauth import LoginNeeded, provider
 from orchestrator.mcp.tokens import TokenFile
-from serving.mcp_config import OAuthConfig
+from serving.config.mcp import OAuthConfig
 
 URL = "http://h/mcp"
 

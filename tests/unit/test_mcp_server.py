@@ -16,8 +16,8 @@ from orchestrator.mcp.failures import NotSent, ServerLost, TimedOut
 from orchestrator.mcp.listing import ListingFile
 from orchestrator.mcp.server import McpServer
 from orchestrator.mcp.tools import McpTools
+from serving.config.mcp import McpServerConfig
 from serving.errors import Unavailable
-from serving.mcp_config import McpServerConfig
 
 
 class FrozenLink:

@@ -13,7 +13,7 @@ from orchestrator.mcp.offer import ListedTool, Listing, version_of
 from orchestrator.mcp.server import McpServer, Opener
 from orchestrator.mcp.tools import tool_of
 from orchestrator.tools.base import Tool, ToolContext, ToolError
-from serving.mcp_config import McpServerConfig
+from serving.config.mcp import McpServerConfig
 
 
 def listing(*names: str) -> Listing:

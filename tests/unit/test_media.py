@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from orchestrator.api.conversations import CreateItems
 from orchestrator.api.inbound import validate
 from router import media
-from serving.config import FrontConfig
+from serving.config.front import FrontConfig
 from serving.errors import BadRequest
 from serving.protocol import CHAT, COMPLETIONS, MESSAGES, parse
 

@@ -24,7 +24,7 @@ from orchestrator.loop.events import (
 from orchestrator.loop.machine import fold, fold_all, next_step
 from orchestrator.loop.state import CallModel, Finish, Refuse, RunTools, State
 from orchestrator.worker.turn_settings import without_tools
-from serving.config import AgentConfig, AgentLimits
+from serving.config.agent import AgentConfig, AgentLimits
 
 Model = Callable[[int, State], list[tuple[str, str]] | str]
 """What it answers at a step: calls (name, arguments), or text."""

@@ -12,8 +12,8 @@ from router.peers.news import Turned
 from router.placing.claim import Claim, Placed
 from router.placing.health import Health
 from router.placing.scheduler import Scheduler
+from serving.config.router import RouterConfig
 from serving.protocol import Usage
-from serving.router_config import RouterConfig
 from tests.integration.engines_behaving_badly import until
 from tests.unit.fakes import FakeClock, engine
 

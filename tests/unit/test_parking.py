@@ -20,7 +20,7 @@ from orchestrator.model_scripted import Script, Scripted, ScriptedModel, says
 from orchestrator.worker.parking import Parking
 from orchestrator.worker.runner import Runner
 from orchestrator.worker.worker import Worker
-from serving.config import AgentConfig
+from serving.config.agent import AgentConfig
 from serving.errors import BadRequest
 
 

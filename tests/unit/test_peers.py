@@ -14,9 +14,9 @@ from router.peers.http import warn_when_not_alone
 from router.peers.memory import Room
 from router.peers.news import Batch, Signer, Turned, Untrusted
 from router.peers.peers import Peers
-from serving.directory import Snapshot, encode
-from serving.discovery import RayTable, other_fronts
-from serving.router_config import PeersConfig
+from serving.cluster.directory import Snapshot, encode
+from serving.config.router import PeersConfig
+from serving.tables.discovery import RayTable, other_fronts
 from tests.integration.engines_behaving_badly import until
 
 

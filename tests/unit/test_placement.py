@@ -7,7 +7,7 @@ from collections import Counter
 from msgspec.structs import replace
 
 from router.placing.placement import Choice, Need, Option, choose, weight
-from serving.router_config import PlacementConfig
+from serving.config.router import PlacementConfig
 from tests.unit.fakes import engine
 
 KNOBS = PlacementConfig()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from serving import preflight
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
 from serving.engines import vllm
 from serving.errors import AdapterError, ConfigError
 from tests.adapters import SMOLLM2_135M, write_adapter

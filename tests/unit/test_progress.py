@@ -26,7 +26,7 @@ from orchestrator.tools.base import tool
 from orchestrator.tools.functions import from_function
 from orchestrator.tools.progress import SHOWN_BYTES
 from orchestrator.worker.worker import Worker
-from serving.config import AgentConfig, AgentLimits
+from serving.config.agent import AgentConfig, AgentLimits
 
 RATE = 8192
 ONE_REPORT = SHOWN_BYTES + 256

@@ -20,7 +20,8 @@ from orchestrator.loop.events import (
 from orchestrator.loop.prompt import messages_of
 from orchestrator.loop.state import Shown
 from orchestrator.worker.turn_settings import overrides
-from serving.config import AgentConfig, StackConfig
+from serving.config.agent import AgentConfig
+from serving.config.stack import StackConfig
 from serving.errors import BadRequest, ConfigError, NotFound
 
 TEXT = st.text(max_size=12)

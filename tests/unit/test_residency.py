@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from router.kv.residency import Held, Residency
 from router.kv.wire import AllBlocksCleared, BlockRemoved, BlockStored
+from serving.config.router import KvEventsConfig
 from serving.protocol import Usage
-from serving.router_config import KvEventsConfig
 
 
 class Beliefs:

@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from serving import commands
-from serving.commands import Line, Order
-from serving.config import ModelConfig
+from serving.cluster import commands
+from serving.cluster.commands import Line, Order
+from serving.cluster.restart import Restarts, choose
+from serving.config.model import ModelConfig
 from serving.errors import EngineError
-from serving.restart import Restarts, choose
-from serving.table import Engine
+from serving.tables.base import Engine
 
 GIB = 2.0**30
 CPU = ModelConfig(engine="simulated", memory_gib=3, replicas=2)

@@ -16,7 +16,7 @@ from benchmarks.routing_synthetic import one_long_head, synthetic
 from benchmarks.routing_workload import Recorder, agent_sessions, common_prefix, oracle_tokens
 from benchmarks.routing_world import Plan, Stage, World
 from benchmarks.virtual_time import VirtualLoop, in_virtual_time
-from serving.config import SimulatorConfig
+from serving.config.model import SimulatorConfig
 
 BY_NAME = {s.name: s for s in SCENARIOS}
 

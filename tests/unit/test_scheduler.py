@@ -15,10 +15,10 @@ from router.placing.health import Health
 from router.placing.scheduler import Scheduler
 from router.placing.slot import Slot
 from router.tenancy.tenants import Tenant
+from serving.config.router import RouterConfig
 from serving.errors import RateLimited, Unavailable
 from serving.protocol import Usage
-from serving.router_config import RouterConfig
-from serving.table import EngineLoad
+from serving.tables.base import EngineLoad
 from tests.unit.fakes import FakeClock, engine
 
 BYTES = 4

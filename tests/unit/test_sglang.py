@@ -12,13 +12,13 @@ from pydantic import ValidationError
 
 from router.calls.plan import ToolPlans
 from router.placing.fleet import wire_name
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
+from serving.config.router import ToolsConfig
 from serving.engines import adapter_for, environment, sglang, vllm
 from serving.engines.base import Command, EngineSpec
 from serving.errors import EngineError
 from serving.protocol import parse
-from serving.router_config import ToolsConfig
-from serving.table import Engine
+from serving.tables.base import Engine
 
 METRICS = """\
 # TYPE sglang:num_running_reqs gauge

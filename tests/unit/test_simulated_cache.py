@@ -7,9 +7,9 @@ import heapq
 
 import pytest
 
-from serving.config import SimulatorConfig
-from serving.simulated_cache import BlockCache, chain, count_tokens
-from serving.simulated_engine import Job, SimulatedEngine
+from serving.config.model import SimulatorConfig
+from serving.simulator.cache import BlockCache, chain, count_tokens
+from serving.simulator.engine import Job, SimulatedEngine
 
 
 class VirtualClock:

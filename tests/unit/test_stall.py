@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from serving.stall import Pulse
-from serving.table import EngineLoad
+from serving.cluster.stall import Pulse
+from serving.tables.base import EngineLoad
 
 BUSY = EngineLoad(running=2, waiting=1, prompt_tokens=100, generated_tokens=10, kv_usage=0.2)
 HUNG_AFTER_S = 60.0

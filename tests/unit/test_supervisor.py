@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator import supervisor
 from orchestrator.supervisor import RunFile, Supervisor
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
 from serving.errors import ConfigError, EngineError
 
 

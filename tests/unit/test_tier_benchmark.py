@@ -13,10 +13,10 @@ from benchmarks import tiers_answers, tiers_recorded, tiers_sessions
 from benchmarks.tiers_answers import Answered
 from benchmarks.tiers_sessions import Outcome, Turn
 from router.logs import TurnRecord
-from serving.config import Prices
+from serving.config.model import Prices
+from serving.config.router import TiersConfig
 from serving.errors import ConfigError
-from serving.router_config import TiersConfig
-from serving.table import Tier
+from serving.tables.base import Tier
 
 PRICES: dict[Tier, Prices] = {
     "small": Prices(fresh=1, cached=0.1, output=4),

@@ -12,7 +12,7 @@ from router.tiers.case import Ledger
 from router.tiers.history import History, Kind
 from router.tiers.metrics import TierMetrics
 from router.tiers.sessions import Answered
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
 
 KIND = Kind("agent:desk", "", "tool-call")
 EXTERNAL = {"engine": "external", "urls": ["http://e"]}

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from router.tiers.history import History, Kind, Tally
-from serving.router_config import TiersConfig
+from serving.config.router import TiersConfig
 
 KIND = Kind("agent:desk", "", "tool-call")
 

@@ -11,9 +11,9 @@ from router.tiers import policy
 from router.tiers.history import Belief, Kind, Standing
 from router.tiers.policy import Candidate, Case, Floor, Row
 from router.tiers.prices import Course, Quote
-from serving.config import Prices
-from serving.router_config import TiersConfig
-from serving.table import Tier
+from serving.config.model import Prices
+from serving.config.router import TiersConfig
+from serving.tables.base import Tier
 
 SMALL = Prices(fresh=0.05, cached=0.005, output=0.20)
 FRONTIER = Prices(fresh=0.30, cached=0.03, output=1.20)

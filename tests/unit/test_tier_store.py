@@ -11,7 +11,7 @@ import pytest
 from router.tiers.history import History, Kind
 from router.tiers.sessions import Chains
 from router.tiers.store import TierStore
-from serving.router_config import TiersConfig
+from serving.config.router import TiersConfig
 
 KIND = Kind("agent:desk", "", "tool-call")
 LONG_S = 3600.0

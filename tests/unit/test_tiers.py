@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from router.tiers import turn_types as tiers
+from serving.config.router import TURN_TYPES, TurnType
 from serving.errors import BadRequest
 from serving.protocol import CHAT, MESSAGES, AnyAsk, parse
-from serving.router_config import TURN_TYPES, TurnType
 from tests.unit.fakes import stack
 
 

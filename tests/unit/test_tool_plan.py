@@ -7,8 +7,8 @@ import pytest
 
 from router.calls.forms import Call
 from router.calls.plan import ToolPlans
+from serving.config.router import ToolsConfig
 from serving.protocol import CHAT, MESSAGES, parse
-from serving.router_config import ToolsConfig
 from tests.unit.tool_fakes import REPLIES, body, chat_tools, model, plan
 
 PATHS = pytest.mark.parametrize("path", [CHAT, MESSAGES])

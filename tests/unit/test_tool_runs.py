@@ -27,7 +27,7 @@ from orchestrator.tools.base import ToolContext, ToolError, ToolOutput, tool
 from orchestrator.tools.builtin import built_in
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.worker import Worker
-from serving.config import AgentConfig
+from serving.config.agent import AgentConfig
 
 Wanted = tuple[str, object]
 

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.agents import resolve
 from orchestrator.tools.base import tool
 from orchestrator.tools.functions import from_function
-from serving.config import AgentConfig
+from serving.config.agent import AgentConfig
 from serving.errors import ConfigError
 
 

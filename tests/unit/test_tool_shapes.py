@@ -24,7 +24,7 @@ from orchestrator.tools.base import (
 from orchestrator.tools.functions import from_function
 from orchestrator.tools.gate import ToolGate
 from orchestrator.tools.toolbox import Ran, Toolbox, pause_s
-from serving.config import AgentLimits
+from serving.config.agent import AgentLimits
 from serving.errors import ConfigError
 
 LIMITS = AgentLimits(tool_timeout_s=5)

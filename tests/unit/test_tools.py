@@ -19,7 +19,7 @@ from orchestrator.tools.base import Ready, Refused, ToolContext, tool
 from orchestrator.tools.functions import from_function
 from orchestrator.tools.loader import load
 from orchestrator.tools.toolbox import Ran, Toolbox, as_text, clip
-from serving.config import AgentLimits
+from serving.config.agent import AgentLimits
 from serving.errors import ConfigError
 
 SHORT: dict[str, Any] = {"tool_timeout_s": 5, "tool_result_bytes": 1000}

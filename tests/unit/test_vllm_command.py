@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
 from serving.engines import adapter_for, environment, vllm
 from serving.engines.base import Command, EngineSpec
 from serving.engines.ports import free_port

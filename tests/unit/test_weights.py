@@ -21,10 +21,10 @@ from typing import Any
 import psutil
 import pytest
 
-from serving import weights
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
 from serving.engines import guardian
 from serving.errors import WeightsError
+from serving.models import weights
 from serving.progress import PlainProgress, Progress
 
 CHECKOUT = Path(weights.__file__).parents[1]

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from router.http.wire import Exchange, Forwarding
 from router.tenancy.access import Access
 from router.turn import Decision, Dispatched, TurnRequest
-from serving.config import StackConfig
+from serving.config.stack import StackConfig
 
 CONFIG = StackConfig.model_validate({"models": {"m": {"engine": "external", "urls": ["http://e"]}}})
 SSE = {"content-type": "text/event-stream"}

@@ -46,7 +46,8 @@ from orchestrator.tools.base import tool
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.tool_runner import ToolRunner
 from orchestrator.worker.worker import Worker
-from serving.config import AgentConfig, Prices
+from serving.config.agent import AgentConfig
+from serving.config.model import Prices
 from serving.errors import Conflict, NotFound
 
 E = TypeVar("E")

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from router.calls.plan import ToolPlan, ToolPlans
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
+from serving.config.router import ToolsConfig
 from serving.protocol import CHAT, MESSAGES, parse
-from serving.router_config import ToolsConfig
 
 WEATHER = {
     "type": "object",

@@ -1,0 +1,1 @@
+"""Weights and adapters: from where they are published to a checked folder."""

@@ -1,0 +1,1 @@
+"""Which engines there are, and where that is known from."""
