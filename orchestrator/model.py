@@ -32,6 +32,8 @@ class ModelTurn(msgspec.Struct, frozen=True, gc=False):
     agent: str = ""
     tenant: str = ""
     urgency: Urgency = "interactive"
+    spare: bool = False
+    """Only that an engine reads the prompt; refused (`NO_TIME`) where anybody would wait for it."""
 
 
 class Routed(msgspec.Struct, frozen=True, gc=False):
@@ -165,6 +167,7 @@ class RouterModel:
             tenant=self._tenant(turn.tenant),
             urgency=turn.urgency,
             inner=True,
+            spare=turn.spare,
         )
         try:
             async with self._turns.open(request) as answer:

@@ -76,7 +76,7 @@ class Attempts:
         `failure` is what happened before, and `out` are replicas not to be tried."""
         knobs = self._knobs
         tried: set[str] = set()
-        while len(tried) < knobs.attempts:
+        while len(tried) < (1 if course.turn.spare else knobs.attempts):
             if tried and failure is not None and failure.cause == "busy":
                 # All front doors met the same full queues: they must not come back in step.
                 pause_s = knobs.failure.busy_pause_s * 2.0 ** (len(tried) - 1)

@@ -185,6 +185,7 @@ class Router:
             turn.tenant,
             turn.urgency,
             streams=bool(ask.stream),
+            spare=turn.spare,
         )
         return Course(self, turn, record, ask, claim, plan, turn.path, self._hold(turn, identity))
 
@@ -249,12 +250,12 @@ class Router:
         upstream.headers.update(course.hold.headers())
         plain = course.plan is None and upstream.status < 400 and upstream.is_stream
         failure = self.config.router.failure
-        keeps = plain and failure.continuations > 0
+        keeps = plain and failure.continuations > 0 and not course.turn.spare
         kept = SentMessages if course.path == MESSAGES else Sent
         sent = kept(failure.continue_bytes) if keeps else None
         answer = course.answer = Answer(upstream, decision, course, sent)
         dispatched: Dispatched = answer
-        if course.plan is not None and upstream.status < 400:
+        if course.plan is not None and upstream.status < 400 and not course.turn.spare:
             dispatched = await self._checked(course, engine, answer, course.plan)
         record.status = upstream.status  # only now: a check that fails has a status of its own
         return dispatched
@@ -292,7 +293,12 @@ class _Open:
         self._until: AbstractAsyncContextManager[None] | None = None
         self._started = router.clock()
         self._record = logs.TurnRecord(
-            logs.utc_now(), turn.request_id, turn.path, tenant=turn.tenant.name, agent=turn.agent
+            logs.utc_now(),
+            turn.request_id,
+            turn.path,
+            tenant=turn.tenant.name,
+            agent=turn.agent,
+            spare=turn.spare,
         )
 
     async def __aenter__(self) -> Dispatched:

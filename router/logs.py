@@ -57,6 +57,8 @@ class TurnRecord(msgspec.Struct, omit_defaults=True):
     """To the first token, from when it was sent; `first_byte_s` tells what came of it."""
     stream: bool = False
     """The answer came as a stream: its first byte is its first token."""
+    spare: bool = False
+    """A prompt that was only to be read, for a later turn: nobody waited for it."""
     first_byte_s: float | None = None
     total_s: float | None = None
     cost_usd: float | None = None

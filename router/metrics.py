@@ -185,7 +185,7 @@ class Metrics:
         """Count a request that has ended."""
         model = record.model  # bounded: models are the configured ones, statuses are few
         self._requests.add((model, str(record.status)))
-        if record.first_byte_s is not None:
+        if record.first_byte_s is not None and not record.spare:
             self._first_byte.of((model,)).observe(record.first_byte_s)
             if record.stream:
                 self._first_token.of((model,)).observe(record.first_byte_s)
@@ -201,7 +201,7 @@ class Metrics:
             uncached = record.uncached_cost_usd
             self._usd.add((model, "spent"), record.cost_usd)
             self._usd.add((model, "uncached"), record.cost_usd if uncached is None else uncached)
-        if record.waited_s is not None:
+        if record.waited_s is not None and not record.spare:
             self._waited.of((model,)).observe(record.waited_s)
 
     def ejected(self, model: str, cause: str) -> None:

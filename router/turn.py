@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from serving.protocol import AnyAsk
 
 Urgency = Literal["interactive", "batch"]
+NO_TIME = "no_time_to_spare"
+"""The code of the refusal of a turn that is not worth anybody's waiting."""
 
 
 class TierNote(msgspec.Struct, frozen=True):
@@ -79,6 +81,10 @@ class TurnRequest(msgspec.Struct, frozen=True):
     """Hears what became of the turn, when its engine is free again."""
     inner: bool = False
     """A turn of an agent's response: what was checked when that came in is not checked again."""
+    spare: bool = False
+    """Nobody waits for its answer, and nobody reads it: what counts is that an engine has read the
+    prompt. It goes at once where the session's next turn would, and only while nothing waits there;
+    else it is refused (`NO_TIME`)."""
 
 
 class Decision(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ from orchestrator.loop.events import (
     ModelRouted,
     ToolIntent,
     ToolResult,
+    Warmed,
 )
 
 SUMMED = (
@@ -41,6 +42,8 @@ class TurnFacts:
         self._routed: ModelRouted | None = None
         self._tool_calls = 0
         self._tool_cost_usd = 0.0
+        self._touches = 0
+        self._touches_usd = 0.0
         self._wasted_tokens = 0
         self._reasoning_tokens = 0
         self._limit: LimitReached | None = None
@@ -60,6 +63,9 @@ class TurnFacts:
                 self._tool_calls += 1
             case ToolResult():
                 self._tool_cost_usd += event.cost_usd
+            case Warmed():
+                self._touches += 1
+                self._touches_usd += event.cost_usd
             case LimitReached():
                 self._limit = event
             case _:
@@ -109,6 +115,10 @@ class TurnFacts:
             totals["tool_cost_usd"] = self._tool_cost_usd
             totals["cost_usd"] += self._tool_cost_usd
             totals["uncached_cost_usd"] += self._tool_cost_usd
+        if self._touches:
+            totals["touches"] = self._touches
+            totals["touches_cost_usd"] = self._touches_usd
+            totals["cost_usd"] += self._touches_usd
         counts = {"turns": len(self._turns), "tool_calls": self._tool_calls}
         found: dict[str, Any] = {
             "turns": list(self._turns),

@@ -86,6 +86,7 @@ def intent(state: State, event: ToolIntent) -> None:
             run.spent.count_call(event.at)
             state.total.tool_calls += 1
         open_call.attempts = event.attempt
+        open_call.began_at = event.at
         open_call.failed = None
         if open_call.approval == "approved":
             open_call.approval = ""  # it was for this run of the call

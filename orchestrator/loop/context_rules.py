@@ -25,6 +25,7 @@ from orchestrator.loop.events import (
     ModelResult,
     Notice,
     ResponseAccepted,
+    Warmed,
     encode,
 )
 from orchestrator.loop.state import Around, Compact, Run, Shown, State
@@ -231,13 +232,26 @@ def is_warm(state: State, now: float, lives_s: float) -> bool:
     what earlier pauses of this conversation did to its cache."""
     if not state.turn_at:
         return False
-    pause = now - state.turn_at
-    if state.lost_after_s and pause >= state.lost_after_s:
-        return False
-    return pause < max(lives_s, state.held_after_s)
+    return now - state.turn_at < copy_lives_s(state, lives_s)
 
 
-def note_pause(state: State, event: ModelResult) -> None:
+def copy_lives_s(state: State, lives_s: float) -> float:
+    """After a pause of this length the engine's copy counts as gone."""
+    longest = max(lives_s, state.held_after_s)
+    return min(longest, state.lost_after_s) if state.lost_after_s else longest
+
+
+def warmed(state: State, event: Warmed) -> None:
+    """The engine has the prompt, from now on; what it found of it tells as much as a turn's."""
+    note_pause(state, event)
+    state.total.cost_usd += event.cost_usd
+    if run := state.run:
+        run.touches += 1
+        run.touches_usd += event.cost_usd
+        run.spent.cost_usd += event.cost_usd
+
+
+def note_pause(state: State, event: ModelResult | Warmed) -> None:
     """Learn from a turn whether the engine had kept the prompt over the pause before it."""
     if state.turn_at and state.turn_tokens and event.prompt_tokens:
         pause = event.at - event.seconds - state.turn_at

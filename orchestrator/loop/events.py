@@ -368,6 +368,25 @@ class Compacted(Event, frozen=True, tag="compacted", omit_defaults=True):
     cost_usd: float = 0.0
 
 
+class Warmed(Event, frozen=True, tag="warmed", omit_defaults=True):
+    """In a pause an engine has read the prompt again, so that the next turn finds it in the cache.
+
+    No turn: its one token of an answer is nobody's, and the prompt is what it was. Tokens as the
+    engine's usage reports them; `cached_tokens` tells how much of the prompt was there still.
+    """
+
+    step: int
+    """The newest turn's."""
+    at: float
+    model: str = ""
+    replica: str = ""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    seconds: float = 0.0
+
+
 class CancelRequested(Event, frozen=True, tag="cancel_requested", omit_defaults=True):
     response_id: str
     at: float
@@ -418,6 +437,7 @@ AnyEvent = (
     | LimitReached
     | Notice
     | Compacted
+    | Warmed
     | CancelRequested
     | ResponseFinished
     | Purged

@@ -50,6 +50,7 @@ from orchestrator.loop.events import (
     ToolIntent,
     ToolResult,
     ToolsListed,
+    Warmed,
 )
 from orchestrator.loop.state import ALONE, IDLE, Around, Finish, Run, State, Step, ToolKind
 from orchestrator.mcp.offer import shared
@@ -163,7 +164,7 @@ _HANDLERS: Mapping[type, Any] = {
     ToolsListed: _listed,
     ResponseAccepted: _accepted,
     ModelIntent: turn_rules.intent,
-    ModelRouted: lambda state, event: None,
+    ModelRouted: turn_rules.routed,
     OutputDelta: turn_rules.delta,
     ModelFailed: turn_rules.failed,
     ModelResult: _model_result,
@@ -177,6 +178,7 @@ _HANDLERS: Mapping[type, Any] = {
     LimitReached: _limit,
     Notice: _notice,
     Compacted: context_rules.compacted,
+    Warmed: context_rules.warmed,
     CancelRequested: _cancel,
     ResponseFinished: _finished,
     Purged: _purged,

@@ -48,6 +48,8 @@ class OpenCall:
 
     call: Call
     attempts: int = 0
+    began_at: float = 0.0
+    """Unix time of the newest attempt."""
     result: ToolResult | None = None
     failed: ToolFailed | None = None
     """The newest attempt's failure, if it may be tried again."""
@@ -78,6 +80,10 @@ class Run:
     waiting_since: float = 0.0
     """Unix seconds of this step's first attempt that found no engine; 0: none did."""
     failed: ModelFailed | None = None
+    touches: int = 0
+    """How often the prompt was read again since the newest answer."""
+    touches_usd: float = 0.0
+    """What that has cost in this response."""
     calls: dict[str, OpenCall] = field(default_factory=dict)
     unresolved: int = 0
     answer: ModelResult | None = None
@@ -120,9 +126,12 @@ class State:
     last_response_id: str = ""
     last_status: Status | None = None
     turn_at: float = 0.0
-    """Unix time of the newest answer, from which on the engine's copy of the prompt ages."""
+    """Unix time of the newest answer, or of reading its prompt again: from then on the engine's
+    copy of the prompt ages."""
     turn_tokens: int = 0
     """Of that turn's prompt."""
+    turn_model: str = ""
+    """That has answered it."""
     held_after_s: float = 0.0
     """The longest pause over which the engine was seen to keep the prompt."""
     lost_after_s: float = 0.0

@@ -16,6 +16,7 @@ from orchestrator.loop.events import (
     ModelFailed,
     ModelIntent,
     ModelResult,
+    ModelRouted,
     OutputDelta,
 )
 from orchestrator.loop.state import (
@@ -43,6 +44,10 @@ def intent(state: State, event: ModelIntent) -> None:
         run.phase = "asking"
         run.streamed_chars = 0
         run.streamed_text = []
+
+
+def routed(state: State, event: ModelRouted) -> None:
+    state.turn_model = event.model
 
 
 def delta(state: State, event: OutputDelta) -> None:
@@ -76,6 +81,7 @@ def result(state: State, event: ModelResult) -> None:
         return
     spent = run.spent
     spent.add(event)
+    run.touches = 0
     run.failures = 0
     run.waiting_since = 0.0
     run.failed = None

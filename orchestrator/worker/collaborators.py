@@ -13,6 +13,7 @@ from orchestrator.tools.base import ChildRuns
 from orchestrator.worker.guard_metrics import GuardMetrics
 from orchestrator.worker.offers import Offers
 from orchestrator.worker.run_metrics import RunMetrics
+from orchestrator.worker.tool_times import ToolTimes
 from orchestrator.worker.turn_outcomes import Report
 from serving.config.model import Prices
 
@@ -37,6 +38,8 @@ class Collaborators:
     """Where calls ask other agents."""
     guard: GuardMetrics
     runs: RunMetrics
+    times: ToolTimes
+    """How long calls take, for who has to be ready when they end."""
     context_tokens: Callable[[str], int]
     """Longest prompt and answer of a model; 0: not known."""
     spawn: Callable[[Coroutine[Any, Any, None]], None]

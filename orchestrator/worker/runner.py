@@ -46,6 +46,7 @@ from orchestrator.worker.summary import summarised
 from orchestrator.worker.tool_runner import ToolRunner
 from orchestrator.worker.turn_outcomes import AT_LIMIT, TurnOutcomes
 from orchestrator.worker.turn_runner import TurnRunner
+from orchestrator.worker.warming import Warming
 from serving.config.agent import AgentLimits
 from serving.config.model import Prices
 
@@ -93,6 +94,9 @@ class Runner:
         self._tools = ToolRunner(shared, agent, self._limits, self._book, self._effects)
         ahead = CallsAhead(agent, self._limits, self._book, self._tools)
         self._turns = TurnRunner(shared, agent, self.prompt, self._book, self._effects, ahead=ahead)
+        self._warming = Warming(
+            shared, agent, self.prompt, self._book, self._limits, self._around, self._turns.changed
+        )
 
     @property
     def is_idle(self) -> bool:
@@ -146,6 +150,7 @@ class Runner:
                     running=self._tools.running,
                     around=self._around,
                 )
+                await self._warming.follow(step)
                 match step:
                     case CallModel():
                         await self._turns.ask(step)
@@ -160,11 +165,9 @@ class Runner:
                     case Finish():
                         await self._finish(step)
                     case Wait():
-                        await self._book.flush()
-                        if step.until - now >= self._shared.park_s and self._effects.allowed:
-                            self.wake_at = self._until_deadline(step.until)
+                        await self._wait(step.until)
+                        if self.wake_at:
                             return
-                        await self._effects.run(sleep(self._clock, step.until - now))
                     case Idle():
                         return
             await self._tools.drain()
@@ -173,7 +176,22 @@ class Runner:
             if deadline is not None:
                 deadline.cancel()
             self._turns.close()
+            await self._warming.end()
             await self._tools.end()
+
+    async def _wait(self, until: float) -> None:
+        """Here, or, where it takes long, without a process (`wake_at`)."""
+        await self._book.flush()
+        now, touch_at = self._clock.now(), self._warming.due_at()
+        if touch_at is not None and touch_at < until:
+            if touch_at <= now:
+                await self._effects.run(self._warming.touch(until))
+                return
+            until = touch_at
+        if until - now >= self._shared.park_s and self._effects.allowed:
+            self.wake_at = self._until_deadline(until)
+        else:
+            await self._effects.run(sleep(self._clock, until - now))
 
     def _refuse(self, step: Refuse, now: float) -> None:
         for call in step.calls:

@@ -336,6 +336,8 @@ class ToolRunner:
             self._book.emit(ResultKept(step, call_id, kept))
         seconds = now - begun.at
         self._shared.runs.called(self._agent, ran.outcome, seconds)
+        if ran.outcome == "ok":
+            self._shared.times.took(self._agent.key, begun.ready.call.name, seconds)
         self._book.emit(
             ToolResult(
                 step,

@@ -102,7 +102,7 @@ class TurnRunner:
         prompt.extend(self._book.state.history)
         turn_type = self._agent.turn_type
         self._book.emit(ModelIntent(step.step, step.attempt, began, turn_type, prompt.sha256))
-        changed = self._changed(run)
+        changed = self.changed(run)
         if run.last is not None:
             changed = without_tools(self._agent.settings, changed)
         await self._book.flush()
@@ -163,8 +163,8 @@ class TurnRunner:
             text = "".join(run.streamed_text)
             self._book.emit(self._cut_short(step, text, self._begun(), run.streamed_chars))
 
-    def _changed(self, run: Run) -> dict[str, Any]:
-        """What the request changes of this turn; the same value as long as it is the same."""
+    def changed(self, run: Run) -> dict[str, Any]:
+        """What the request changes of the next turn; the same value as long as it is the same."""
         request = run.request
         forced = is_forced(request) and is_first_turn(self._book.state)
         written = run.spent.output_tokens if "max_output_tokens" in request else 0

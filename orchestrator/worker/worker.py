@@ -48,6 +48,7 @@ from orchestrator.worker.parking import Parking
 from orchestrator.worker.purging import Purger
 from orchestrator.worker.run_metrics import RunMetrics
 from orchestrator.worker.runner import Runner
+from orchestrator.worker.tool_times import ToolTimes
 from orchestrator.worker.turn_outcomes import Report
 from orchestrator.worker.waking import Waking
 from serving.config.model import Prices
@@ -98,6 +99,7 @@ class Worker:
             delta_batch_s=delta_batch_s,
             guard=guard or GuardMetrics(),
             runs=runs or RunMetrics(),
+            times=ToolTimes(),
             context_tokens=context_tokens,
             park_s=park_s,
             outcomes=outcomes,

@@ -21,6 +21,8 @@ class Claim(msgspec.Struct, frozen=True):
     urgency: Urgency = "interactive"
     streams: bool = True
     """Its first byte comes when its prompt is computed, not when its answer is whole."""
+    spare: bool = False
+    """It goes at once or not at all, and nobody reads its answer."""
 
 
 class Placed(msgspec.Struct, frozen=True):

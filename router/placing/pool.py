@@ -28,12 +28,12 @@ from router.placing.desk import Booking, Desk, Held
 from router.placing.health import Clock
 from router.placing.outlook import Outlook
 from router.placing.outside import Outside
-from router.placing.placement import Choice, Need
+from router.placing.placement import Choice, Need, Option
 from router.placing.programs import Program, Programs
 from router.placing.rates import Rates
 from router.placing.waiting import Fair, Line
 from router.placing.warmth import Warmth
-from router.turn import Urgency
+from router.turn import NO_TIME, Urgency
 from serving.cluster.front_queues import Queue
 from serving.config.router import RouterConfig
 from serving.errors import Unavailable
@@ -138,7 +138,8 @@ class Pool:
     def arrive(
         self, claim: Claim, program: Program, engines: Sequence[Engine], arrived_s: float
     ) -> tuple[Placed, Booking] | Held:
-        """Placed at once, or waiting. `engines` are not empty."""
+        """Placed at once, or waiting. `engines` are not empty. Raises Unavailable for a spare turn
+        that would have to wait, or leave its home."""
         now = self._clock()
         for engine in engines:
             self._desk(engine).heard(engine)
@@ -149,8 +150,13 @@ class Pool:
         if choice is not None:
             desk = self._desks[choice.engine.replica]
             fresh = self._outlook.fresh(claim, need, desk)
-            if not desk.line and self._may_go(desk, need, fresh, claim.tenant.name):
+            free = not desk.line and self._may_go(desk, need, fresh, claim.tenant.name)
+            if free and (not claim.spare or self._has_time(need, desk, options)):
                 return self._go(claim, program, need, choice, arrived_s)
+        if claim.spare:
+            raise Unavailable(
+                f"model {self.model!r} has no time to spare; nothing was read", code=NO_TIME
+            )
         order_s = self._outlook.due_s(claim, fresh, arrived_s, engines[0].replica)
         by_replica = {engine.replica: engine for engine in engines}
         held = Held(
@@ -173,6 +179,14 @@ class Pool:
                 self.pump(each)
         self._arm()
         return held
+
+    def _has_time(self, need: Need, desk: Desk, options: Sequence[Option]) -> bool:
+        """Nothing waits, here or at that engine, and it is the session's home, if that is there."""
+        if self._fair.waiting or desk.unbegun:
+            return False
+        homes = {o.engine.replica for o in options if o.engine.replica == need.home}
+        waits = any(o.wait_s > 0 for o in options if o.engine.replica == desk.replica)
+        return homes <= {desk.replica} and not waits
 
     def give_up(self, held: Held) -> None:
         """Whoever waited has left."""

@@ -56,7 +56,8 @@ class Slot:
         self.arrived_s = scheduler.clock()
         programs = scheduler.programs
         self._program = programs.begin(claim.model, claim.identity.key)
-        programs.returned(self._program, self.arrived_s)
+        if not claim.spare:
+            programs.returned(self._program, self.arrived_s)
 
     def __enter__(self) -> Slot:
         return self
@@ -74,7 +75,8 @@ class Slot:
         """The replica to try now, not one of `without`; None when there is none.
 
         Waits until there is room. The turn counts as that replica's load from here on, and no
-        longer as another's. Raises Unavailable when it has waited too long.
+        longer as another's. Raises Unavailable when it has waited too long, or is spare and would
+        have to wait.
         """
         self._free()
         scheduler = self._scheduler
@@ -130,8 +132,9 @@ class Slot:
         desk, identity = booking.desk, self._claim.identity
         rates, model = scheduler.rates, booking.desk.model
         rates.counted(model, identity.total_bytes, usage.prompt_tokens)
-        rates.answered(model, usage.output_tokens)
-        rates.lasted(model, scheduler.clock() - booking.sent_s)
+        if not self._claim.spare:
+            rates.answered(model, usage.output_tokens)
+            rates.lasted(model, scheduler.clock() - booking.sent_s)
         rates.found(model, booking.warm - booking.whole, usage.cached_tokens - booking.whole)
         desk.reports_cache = desk.reports_cache or usage.cached_tokens > 0
         if desk.reports_cache:

@@ -1,4 +1,4 @@
-"""An agent's `context:` section: what becomes of a prompt that grows long."""
+"""An agent's `context:` section: what becomes of a prompt that grows long, or waits for long."""
 
 from __future__ import annotations
 
@@ -7,6 +7,20 @@ from typing import Literal
 from pydantic import Field
 
 from serving.config.sections import Frozen
+
+
+class KeepWarmConfig(Frozen):
+    """Reading a prompt again in a pause, so that the turn after it finds it in the engine's cache;
+    see docs/context.md."""
+
+    ahead_s: float = Field(default=5.0, gt=0)
+    """How long before a pause is expected to end."""
+    touches: int = Field(default=3, ge=1)
+    """How often in one pause, at most."""
+    least_tokens: int = Field(default=1024, ge=1)
+    """Prompts that are shorter are not worth it."""
+    max_usd: float | None = Field(default=None, gt=0)
+    """What it may cost in one response. None: what the response may cost."""
 
 
 class ContextConfig(Frozen):
@@ -32,3 +46,5 @@ class ContextConfig(Frozen):
     cache_lives_s: float = Field(default=300.0, gt=0)
     """After a pause of this length the engine's copy of the prompt counts as gone, unless the
     conversation has outlived longer ones."""
+    keep_warm: KeepWarmConfig | None = None
+    """None: in a pause nothing is done."""

@@ -15,6 +15,7 @@ from router.placing.health import Health
 from router.placing.scheduler import Scheduler
 from router.placing.slot import Slot
 from router.tenancy.tenants import Tenant
+from router.turn import NO_TIME
 from serving.config.router import RouterConfig
 from serving.errors import RateLimited, Unavailable
 from serving.protocol import Usage
@@ -419,3 +420,79 @@ async def test_the_sessions_of_a_replica_that_left_are_shared_among_the_others()
     floor.scheduler.keep_only({"r1", "r2", "r3"})
     went = [(await floor.run(name, 100, 10, 20)).engine.replica for name in names]
     assert {went.count(name) for name in ("r1", "r2", "r3")} <= {9, 10, 11}
+
+
+# -- turns that nobody waits for --
+
+
+async def refused(turn: Turn) -> bool:
+    await settle()
+    error = turn.task.exception()
+    turn.ends()
+    return isinstance(error, Unavailable) and error.code == NO_TIME
+
+
+async def test_a_spare_turn_goes_at_once_to_where_its_session_is() -> None:
+    floor = Floor(*(f"r{i}" for i in range(8)))
+    home = (await floor.run("s", 1000, 500)).engine.replica
+    spare = floor.turn("s", 1000, 500, spare=True)
+    await settle()
+    assert spare.placed.engine.replica == home
+    assert spare.placed.predicted_cached_tokens == 1499
+    spare.begins()
+    spare.ends(1500, 1500, output=1)
+
+
+async def test_a_spare_turn_is_refused_where_anything_is_before_it() -> None:
+    floor = Floor("r0")
+    await floor.run("s", 1000)
+    other = floor.turn("other", 1000)
+    await settle()
+    assert await refused(floor.turn("s", 1000, spare=True))  # a prompt is being computed
+    other.begins()
+    other.ends(1000)
+    floor.engines[0] = replace(floor.engines[0], load=EngineLoad(waiting=1))
+    assert await refused(floor.turn("s", 1000, spare=True))  # somebody else's waits there
+    floor.engines[0] = replace(floor.engines[0], load=EngineLoad())
+    spare = floor.turn("s", 1000, spare=True)
+    await settle()
+    assert spare.placed.engine.replica == "r0"
+    spare.ends(1000, 1000)
+
+
+async def test_a_spare_turn_is_refused_while_anybody_waits_in_the_router() -> None:
+    floor = Floor("r0", backlog_s=0.01)
+    busy = [floor.turn(f"s{i}", 1000) for i in range(3)]
+    await settle()
+    assert [turn.goes for turn in busy] == [True, False, False]
+    busy[0].begins()
+    assert await refused(floor.turn("s0", 1000, spare=True))
+    for turn in busy:
+        await settle()
+        turn.ends(1000)
+
+
+async def test_a_spare_turn_does_not_leave_its_home() -> None:
+    floor = Floor("r0", "r1")
+    home = (await floor.run("s", 1000)).engine.replica
+    at = next(i for i, each in enumerate(floor.engines) if each.replica == home)
+    floor.engines[at] = replace(floor.engines[at], load=EngineLoad(waiting=500))
+    assert await refused(floor.turn("s", 1000, spare=True))
+    del floor.engines[at]
+    spare = floor.turn("s", 1000, spare=True)  # its next turn goes to the other one as well
+    await settle()
+    assert spare.placed.engine.replica != home
+    spare.ends(1000)
+
+
+async def test_what_a_spare_turn_answers_is_no_measure_of_others() -> None:
+    floor = Floor("r0")
+    await floor.run("s", 1000)
+    rates = floor.scheduler.rates
+    before = rates.answer_tokens("big"), rates.turn_s("big")
+    for _ in range(20):
+        spare = floor.turn("s", 1000, spare=True)
+        await settle()
+        spare.begins()
+        spare.ends(1000, 999, output=1)
+    assert (rates.answer_tokens("big"), rates.turn_s("big")) == before

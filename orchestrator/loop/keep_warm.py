@@ -1,0 +1,117 @@
+"""When is a prompt read again in a pause, so that the turn after it finds it in the engine's cache?
+
+    answer, calls ─────────── a pause: tools run, a timer, a retry ───────────► next turn
+           ├── the copy lives ──┤
+    end known, and in time        nothing: it will be there
+    end known, and later          hold it, if that costs less than losing it, else read the prompt
+                                  again shortly before the end
+    end not known                 hold it, as long as that costs less than losing it
+
+To hold is to touch: asking for one token of an answer before the copy has grown so old that it
+counts as gone, at the price of cached tokens; what is lost costs fresh ones. Pure: state, clock
+and what calls are known to take in, a moment out. What was done is in the log (`Warmed`), so
+whoever goes on with the run after a crash or a long timer counts on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil, inf
+
+from orchestrator.loop import context_rules
+from orchestrator.loop.compaction import RELATIVE
+from orchestrator.loop.events import ModelResult
+from orchestrator.loop.state import Around, OpenCall, Run, State
+from serving.config.agent import AgentLimits
+from serving.config.context import KeepWarmConfig
+
+HOLD_AT = 0.8
+"""Share of its life after which a copy is touched."""
+TakesS = Callable[[str], float | None]
+"""How long calls of a tool take, in seconds; None: that is not known."""
+
+
+def next_touch(
+    state: State, around: Around, limits: AgentLimits, now: float, takes_s: TakesS
+) -> float | None:
+    """When to touch (Unix seconds; it may have passed), if this pause goes on until then."""
+    keep, run = around.context.keep_warm, state.run
+    if keep is None or run is None or not _may(state, run, keep):
+        return None
+    lives_s = context_rules.copy_lives_s(state, around.context.cache_lives_s)
+    at = _moment(state.turn_at, lives_s, end_of_pause(run, now, takes_s), now, run, around)
+    if at is None:
+        return None
+    warm = max(at, now) < state.turn_at + lives_s
+    tokens = state.turn_tokens
+    cost = around.prices.cost_usd(prompt=tokens, cached=tokens if warm else 0, output=1)
+    return at if cost <= _left_usd(state, run, keep, limits) else None
+
+
+def _moment(  # noqa: PLR0917 - the table above
+    from_s: float, lives_s: float, ends_at: float | None, now: float, run: Run, around: Around
+) -> float | None:
+    keep = around.context.keep_warm
+    assert keep is not None  # noqa: S101  asked before
+    gone_at, hold_at = from_s + lives_s, from_s + HOLD_AT * lives_s
+    if ends_at is None or ends_at < now:
+        return hold_at if now < gone_at and _pays(run.touches + 1, around) else None
+    if ends_at < gone_at:
+        return None
+    touches = run.touches + (ceil((ends_at - gone_at) / (HOLD_AT * lives_s)) or 1)
+    if now < gone_at and touches <= keep.touches and _pays(touches, around):
+        return hold_at
+    return ends_at - min(keep.ahead_s, lives_s / 2)
+
+
+def _may(state: State, run: Run, keep: KeepWarmConfig) -> bool:
+    return (
+        run.phase == "tools"
+        and not run.cancel_requested
+        and run.touches < keep.touches
+        and state.turn_tokens >= keep.least_tokens
+        and bool(state.history)
+        and isinstance(state.history[-1], ModelResult)
+    )
+
+
+def _left_usd(state: State, run: Run, keep: KeepWarmConfig, limits: AgentLimits) -> float:
+    """What a touch may cost: never what the next turn needs."""
+    left = inf if keep.max_usd is None else keep.max_usd - run.touches_usd
+    for most, used in (
+        (limits.max_cost_usd, run.spent.cost_usd),
+        (limits.conversation.max_cost_usd, state.total.cost_usd),
+    ):
+        if most is not None:
+            left = min(left, most - used - run.spent.largest_cost_usd)
+    return left
+
+
+def _pays(touches: int, around: Around) -> bool:
+    """Do so many touches of what is cached cost less than computing it once more?"""
+    prices = around.prices
+    if not (prices.fresh or prices.cached):
+        prices = RELATIVE
+    return touches * prices.cached <= prices.fresh - prices.cached
+
+
+def end_of_pause(run: Run, now: float, takes_s: TakesS) -> float | None:
+    """When the last of the open calls will have its result; None where that is not known."""
+    ends_at = 0.0
+    for open_call in run.calls.values():
+        if open_call.result is None:
+            ends = _end_of(open_call, now, takes_s(open_call.call.name))
+            if ends is None:
+                return None
+            ends_at = max(ends_at, ends)
+    return ends_at or None
+
+
+def _end_of(open_call: OpenCall, now: float, takes_s: float | None) -> float | None:
+    if open_call.timer is not None:
+        return open_call.timer.until
+    if open_call.failed is not None:
+        return open_call.failed.retry_at + (takes_s or 0.0)
+    if open_call.approval == "asked" or takes_s is None:
+        return None
+    return (open_call.began_at or now) + takes_s
