@@ -64,7 +64,7 @@ def run_speed(
         Bar("SSE whole stream ÷ vllm-router's", ratio("stream_us", "vllm-router"), 1.1),
         Bar("SSE streams that stalled 40 ms, beyond direct's", ours.stalls - direct.stalls, 0),
     ]
-    run.write(out / "gateway-speed.json", found, bars)
+    run.write(out / "gateway-speed.json", found, bars, "speed")
     return bars
 
 
@@ -113,7 +113,7 @@ def run_shared(
         Bar("share of turns that stay", ours.stayed, 1.0, at_most=False),
         Bar("busiest ÷ mean", ours.busiest_over_mean, 1.2),
     ]
-    run.write(options.out / "gateway-shared.json", found, bars)
+    run.write(options.out / "gateway-shared.json", found, bars, "shared")
     return bars
 
 
@@ -141,7 +141,7 @@ def run_killed(
         Bar("streams that end without a word, wrong or refused", unsaid, 0),
         Bar("plain-text streams that do not complete", plain["error"], 0),
     ]
-    run.write(options.out / "gateway-killed.json", found, bars)
+    run.write(options.out / "gateway-killed.json", found, bars, "killed")
     return bars
 
 

@@ -250,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run.write(options.out / "load.json", found, bars)
         if options.outside:
             found, agree = compared(options, console)
-            run.write(options.out / "load-outside.json", found, agree)
+            run.write(options.out / "load-outside.json", found, agree, "outside")
             bars = [*bars, *agree]
     except (ValueError, NotAnswering) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

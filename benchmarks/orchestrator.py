@@ -133,7 +133,7 @@ def run_steps(console: Console, options: argparse.Namespace, run: Run) -> list[B
         Bar(f"steps/s, {many}", ours.steps_per_s, 5000, at_most=False),
         Bar(f"steps/s, {many}, ÷ LangGraph's", times, 10, at_most=False),
     ]
-    run.write(options.out / "orchestrator-steps.json", runs, bars)
+    run.write(options.out / "orchestrator-steps.json", runs, bars, "steps")
     return bars
 
 
@@ -168,7 +168,7 @@ def run_agents(console: Console, options: argparse.Namespace, run: Run) -> list[
     columns = ("they begin", "turns", "late p50", "p99", "worst", "CPU of a core")
     console.print(table(title, columns, rows))
     bars = [Bar("late turns, p99, begun evenly, ms", found["spread"]["late_p99_ms"], 50)]
-    run.write(options.out / "orchestrator-agents.json", found, bars)
+    run.write(options.out / "orchestrator-agents.json", found, bars, "agents")
     return bars
 
 

@@ -1,13 +1,13 @@
 """One run of a benchmark: its circumstances, its JSON, its last lines.
 
-    {"format": 1, "benchmark", "began", "seconds", "command", "commit", "changed",
+    {"format": 1, "benchmark", "part", "began", "seconds", "command", "commit", "changed",
      "machine": {"system", "processor", "cores", "memory_gib", "python",
                  "load_before", "load_after"},
      "configuration": {...}, "figures": ...,
      "bars": [{"what", "value", "limit", "at_most", "missed"}]}
 
-`commit` is of the code that ran; `changed`: there were changes on top of it. Both are empty where
-the code is no checkout.
+`part`: which of its files, where a benchmark writes several. `commit` is of the code that ran;
+`changed`: there were changes on top of it. Both are empty where the code is no checkout.
 """
 
 from __future__ import annotations
@@ -85,11 +85,12 @@ class Run:
             "load_after": round(os.getloadavg()[0], 2),
         }
 
-    def report(self, figures: Any, bars: Sequence[Bar] = ()) -> dict[str, Any]:
+    def report(self, figures: Any, bars: Sequence[Bar] = (), part: str = "") -> dict[str, Any]:
         """All of it, as JSON takes it."""
         whole = {
             "format": FORMAT,
             "benchmark": self.name,
+            "part": part,
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._began)),
             "seconds": round(time.time() - self._began, 1),
             "command": _command(),
@@ -103,9 +104,11 @@ class Run:
         plain: dict[str, Any] = _plain(whole)
         return plain
 
-    def write(self, path: Path, figures: Any, bars: Sequence[Bar] = ()) -> None:
+    def write(self, path: Path, figures: Any, bars: Sequence[Bar] = (), part: str = "") -> None:
         """Write the report. `figures` may hold dataclasses, paths and NaN (null)."""
-        text = json.dumps(self.report(figures, bars), indent=2, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(
+            self.report(figures, bars, part), indent=2, allow_nan=False, ensure_ascii=False
+        )
         path.write_text(text + "\n", encoding="utf-8")
 
 

@@ -1,0 +1,99 @@
+"""Lines over an axis as inline SVG, drawn by matplotlib; the same figures give the same text.
+
+Text stays text and follows the page's own colour, light or dark. What files said is drawn as it
+stands: no `$` begins a formula.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.harness.html import Html, number
+
+COLOURS = ("#d9660a", "#2f7fc1", "#3d9a50", "#9467bd", "#b5651d", "#c2408d")
+"""Ours is the first one."""
+_INK = "#010203"
+"""Stands for the page's own colour until the picture is text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    style: str = "o-"
+
+
+def lines(
+    curves: Sequence[Curve],
+    *,
+    x: str,
+    y: str,
+    log: str = "",
+    limit: tuple[str, float] | None = None,
+    from_zero: bool = False,
+) -> Html:
+    """One panel. `log` names axes ("x", "xy"); `limit` is a level to hold the curves against."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    with matplotlib.rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": f"{x}/{y}",
+            "text.parse_math": False,
+            "font.family": "sans-serif",
+            "font.size": 10,
+            "text.color": _INK,
+            "xtick.color": _INK,
+            "ytick.color": _INK,
+            "axes.edgecolor": _INK,
+            "axes.labelcolor": _INK,
+        }
+    ):
+        figure, panel = pyplot.subplots(figsize=(7.0, 4.0), layout="constrained")
+        try:
+            panel.spines[["top", "right"]].set_visible(False)
+            for place, curve in enumerate(curves):
+                colour = COLOURS[place % len(COLOURS)]
+                panel.plot(curve.x, curve.y, curve.style, color=colour, label=_plain(curve.label))
+            if limit:
+                panel.axhline(limit[1], color=_INK, linestyle=":", label=_plain(limit[0]))
+            if "x" in log:
+                panel.set_xscale("log")
+                panel.xaxis.set_major_formatter(_tick)
+            if "y" in log:
+                panel.set_yscale("log")
+                panel.yaxis.set_major_formatter(_tick)
+            if from_zero:
+                panel.set_ylim(bottom=0)
+            panel.set_xlabel(x)
+            panel.set_ylabel(y)
+            panel.legend(
+                frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17)
+            )
+            written = io.StringIO()
+            metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            figure.savefig(written, format="svg", transparent=True, metadata=metadata)
+        finally:
+            pyplot.close(figure)
+    drawn = written.getvalue()
+    drawn = drawn[drawn.index("<svg") :].replace(_INK, "currentColor")
+    drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)  # several pictures of a page would share them
+    return Html(
+        re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', drawn)
+    )
+
+
+def _tick(value: float, _place: float) -> str:
+    return number(value)
+
+
+def _plain(label: str) -> str:
+    """matplotlib leaves labels with a leading underscore out."""
+    return label.lstrip("_") or "?"

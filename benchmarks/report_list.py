@@ -1,0 +1,149 @@
+"""What belongs in a report: each benchmark's question, its command, the code that it measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_STACK = ("serving", "router", "orchestrator")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing to run."""
+
+    name: str
+    benchmark: str
+    question: str
+    command: str
+    code: tuple[str, ...] = _STACK
+    """A change there makes its figures old."""
+    part: str = ""
+    """Of a benchmark that writes several files."""
+    when: tuple[str, Any] | None = None
+    """An option of the run and its value, where the same benchmark is two entries."""
+    figures: str = ""
+    """The form of its figures (report_figures); empty: they are shown as they are."""
+
+    def is_of(self, benchmark: str, part: str, configuration: Mapping[str, Any]) -> bool:
+        if (benchmark, part) != (self.benchmark, self.part):
+            return False
+        return self.when is None or configuration.get(self.when[0]) == self.when[1]
+
+
+def _bench(what: str) -> str:
+    return f"warmloop bench {what}"
+
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry(
+        "cost",
+        "cost",
+        "What a task costs, on real engines",
+        _bench("cost"),
+        when=("offline", False),
+        figures="cost",
+    ),
+    Entry(
+        "cost --offline",
+        "cost",
+        "What a task costs, by a trace and without engines",
+        _bench("cost --offline"),
+        ("router", "benchmarks/cost*.py", "benchmarks/prices"),
+        when=("offline", True),
+        figures="cost",
+    ),
+    Entry(
+        "latency",
+        "latency",
+        "Where the time of a turn goes",
+        _bench("latency"),
+        when=("simulated", False),
+        figures="latency",
+    ),
+    Entry(
+        "latency --simulated",
+        "latency",
+        "Where the time of a turn goes, before an engine without a model",
+        _bench("latency --simulated"),
+        when=("simulated", True),
+        figures="latency",
+    ),
+    Entry(
+        "agents",
+        "agents",
+        "Do agents do what they are asked, and at what cost?",
+        _bench("agents --config configs/cpu.yaml"),
+        figures="agents",
+    ),
+    Entry(
+        "load",
+        "load",
+        "How many sessions a server takes",
+        _bench("load --url http://127.0.0.1:8000 --ttft-s 2 --find-knee"),
+        figures="load",
+    ),
+    Entry(
+        "load-outside",
+        "load",
+        "The load generator beside another one",
+        "python -m benchmarks.load_beside --out out",
+        ("benchmarks/load*.py",),
+        part="outside",
+    ),
+    Entry(
+        "capacity",
+        "capacity",
+        "How many agents a GPU or a cluster serves, and where it breaks first",
+        _bench("capacity"),
+        ("router", "benchmarks/capacity*.py"),
+    ),
+    Entry(
+        "orchestrator-steps",
+        "orchestrator",
+        "What a durable step costs, beside other agent loops",
+        _bench("orchestrator steps"),
+        ("orchestrator", "benchmarks/orchestrator*.py", "benchmarks/rivals"),
+        part="steps",
+        figures="steps",
+    ),
+    Entry(
+        "orchestrator-agents",
+        "orchestrator",
+        "A thousand agents in one process: who is late?",
+        _bench("orchestrator agents"),
+        ("orchestrator", "benchmarks/orchestrator*.py"),
+        part="agents",
+    ),
+    Entry(
+        "gateway-speed",
+        "gateway",
+        "What forwarding a request costs, beside other routers",
+        _bench("gateway speed"),
+        ("router", "benchmarks/gateway*.py"),
+        part="speed",
+    ),
+    Entry(
+        "gateway-shared",
+        "gateway",
+        "Conversations with one system prompt: do they stay where they are warm?",
+        _bench("gateway shared"),
+        ("router", "benchmarks/gateway*.py"),
+        part="shared",
+    ),
+    Entry(
+        "gateway-killed",
+        "gateway",
+        "One of four engines is killed under 320 streams",
+        _bench("gateway killed"),
+        ("router", "benchmarks/gateway*.py"),
+        part="killed",
+    ),
+    Entry(
+        "guard",
+        "guard",
+        "Is something broken that costs time?",
+        _bench("guard --json out/guard.json"),
+    ),
+)

@@ -1,0 +1,517 @@
+"""The page of all runs: what it says first, what is missing or old; no file can spoil it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import report
+from benchmarks.harness.html import NOTHING, Line, Piece, bars, number, percent, tag
+from benchmarks.harness.svg import Curve, lines
+from benchmarks.report_advice import Evidence, advice
+from benchmarks.report_figures import Cost, Latency
+from benchmarks.report_list import ENTRIES
+from benchmarks.report_read import age, read
+from serving.errors import ConfigError
+
+HOSTILE = "<script>alert('$x$')</script><img src=x onerror=\"y\">"
+
+
+def way(name: str, usd: float, *, cached: float = 900.0, right: int = 28) -> dict[str, Any]:
+    return {
+        "name": name,
+        "fresh": 1000.0 - cached,
+        "cached": cached,
+        "output": 50.0,
+        "seconds": 2.0,
+        "usd": usd,
+        "usd_for": {"fresh": usd * 0.6, "cached": usd * 0.1, "output": usd * 0.3},
+        "small_share": 0.7,
+        "right": right,
+        "checked": 30,
+    }
+
+
+def cost_figures(**changes: Any) -> dict[str, Any]:
+    def account(name: str, scale: float) -> dict[str, Any]:
+        listed = {
+            "name": name,
+            "date": None if name == "self-hosted" else "2026-10-01",
+            "source": "a list",
+            "note": "",
+            "frontier": "big",
+            "small": "little",
+        }
+        ways = [
+            way("naive", 0.020 * scale, cached=0.0, right=29),
+            way("+ prefix cache", 0.005 * scale, right=29),
+            way("+ routing", 0.002 * scale),
+        ]
+        return {"prices": listed, "ways": ways, "factor": 10.0, "saved_usd": {}}
+
+    return {
+        "source": "2 tasks",
+        "machine": {"name": "a card", "usd_per_hour": 2.0, "measured": True, "share": {}},
+        "accounts": [account("self-hosted", 1.0), account("theirs", 20.0)],
+        "break_even": [
+            {
+                "hosted": "theirs",
+                "hosted_way": "with its cache",
+                "hosted_usd": 0.1,
+                "tokens": 4e9,
+                "tasks": 14600.0,
+                "share": 0.05,
+            }
+        ],
+        **changes,
+    }
+
+
+def case(arm: str, kind: str, whole: float, *, sessions: int = 1, queue: float = 0.0) -> Any:
+    parts = {"prefill": whole * 0.2, "decode": whole * (0.75 - queue), "router": whole * 0.05}
+    parts["queue"] = whole * queue
+    return {
+        "arm": arm,
+        "kind": kind,
+        "sessions": sessions,
+        "turns": 9,
+        "whole": {"p50": whole, "p99": whole * 2},
+        "parts": {name: {"p50": each, "p99": each * 2} for name, each in parts.items()},
+        "at_p50": parts,
+        "cached_share": 0.9,
+        "first_text": {"p50": whole * 0.3, "p99": None},
+    }
+
+
+def latency_figures(**changes: Any) -> dict[str, Any]:
+    return {
+        "cases": [
+            case("stack", "cold", 3.0),
+            case("stack", "warm", 1.0),
+            case("bare", "warm", 1.0),
+        ],
+        "compared": [
+            {
+                "arm": "stack",
+                "kind": "warm",
+                "sessions": 1,
+                "pairs": 9,
+                "share": {"value": 0.01, "low": 0.0, "high": 0.02},
+                "added_s": {"value": 0.01, "low": 0.0, "high": 0.02},
+            }
+        ],
+        **changes,
+    }
+
+
+def envelope(benchmark: str, figures: Any, **changes: Any) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "benchmark": benchmark,
+        "part": "",
+        "began": "2026-11-20T10:00:00Z",
+        "seconds": 12.5,
+        "command": f"python -m benchmarks.{benchmark}",
+        "commit": "c0ffee" * 6 + "c0ff",
+        "changed": False,
+        "machine": {
+            "system": "Linux x86_64",
+            "processor": "A processor",
+            "cores": 2,
+            "memory_gib": 24.0,
+            "python": "3.11.7",
+            "load_before": 0.1,
+            "load_after": 1.1,
+        },
+        "configuration": {"offline": False, "simulated": False, "tasks": 2},
+        "figures": figures,
+        "bars": [
+            {"what": "times less", "value": 10.0, "limit": 5.0, "at_most": False, "missed": False},
+            {"what": "lost", "value": 2.0, "limit": 1.0, "at_most": True, "missed": True},
+            {"what": "theirs", "value": None, "limit": 1.0, "at_most": True, "missed": False},
+        ],
+        **changes,
+    }
+
+
+def write(folder: Path, name: str, whole: Any) -> Path:
+    path = folder / name
+    path.write_text(json.dumps(whole))
+    return path
+
+
+def page(folder: Path) -> str:
+    return report.whole(read([folder]), {})
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Path:
+    write(tmp_path, "cost.json", envelope("cost", cost_figures()))
+    write(tmp_path, "latency.json", envelope("latency", latency_figures()))
+    return tmp_path
+
+
+class Seen(HTMLParser):
+    """Tags, attributes and text, as a browser would read them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.ids: list[str | None] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+
+def test_the_first_lines_say_what_a_task_costs_why_and_what_to_change(both: Path) -> None:
+    text = Seen(page(both)).text
+    head = text[: text.index("under which prices")]
+    assert (
+        "A thousand tasks cost 2 USD on your own machine instead of 20 USD: 10 times less" in head
+    )
+    assert "a card at 2 USD an hour" in head
+    assert "15 turns" in head
+    assert "prefix cache \N{MINUS SIGN}75%, routing \N{MINUS SIGN}60%" in head
+    assert "28 of 30 answers are right; naively 29, 97% of them" in head
+    assert "Measured: real engines ran every call" in head
+    assert (
+        "Of a warm turn of 1 s: 75% it writes the answer, 20% the engine reads the prompt" in head
+    )
+    assert "60% of what is left is for prompt tokens that are computed anew" in head
+
+
+def test_the_same_runs_make_the_same_page(both: Path) -> None:
+    assert page(both) == page(both)
+
+
+def test_the_page_needs_no_network_and_no_script(both: Path) -> None:
+    html = page(both)
+    seen = Seen(html)
+    assert "svg" in seen.tags
+    assert not {"script", "link", "img", "iframe", "object", "embed", "image"} & {*seen.tags}
+    assert not [name for name, _ in seen.attributes if name == "src" or name.startswith("on")]
+    assert "@import" not in html
+    assert "url(http" not in html
+    links = [value for name, value in seen.attributes if name.endswith("href")]
+    assert all(value and value.startswith("#") for value in links)
+    assert {value.removeprefix("#") for value in links if value} <= {*seen.ids}
+    assert len(seen.ids) == len({*seen.ids})
+
+
+def test_each_figure_has_its_command_commit_machine_and_day(both: Path) -> None:
+    text = Seen(page(both)).text
+    for name in ("cost", "latency"):
+        assert (
+            f"python -m benchmarks.{name} · 2026-11-20 10:00 UTC, 12.5 s · commit c0ffeec0ff"
+            in text
+        )
+    assert "2 cores of A processor, 24 GiB" in text
+
+
+def test_what_was_not_run_is_named_with_the_command_that_makes_it(both: Path) -> None:
+    absent = page(both).partition("Not run")[2]
+    present = {"cost", "latency"}
+    for entry in ENTRIES:
+        assert (f"<code>{entry.command}</code>" in absent) == (entry.name not in present)
+
+
+def test_without_cost_and_latency_the_page_says_what_to_run(tmp_path: Path) -> None:
+    write(tmp_path, "guard.json", envelope("guard", {"warm": 0.1}, bars=[]))
+    text = Seen(page(tmp_path)).text
+    assert "What a task costs has not been measured. warmloop bench cost makes it." in text
+    assert "Nothing was measured that a rule goes by." in text
+    assert "No run here has a bar." in text
+
+
+def test_without_a_run_on_engines_the_one_by_a_trace_counts_and_that_is_said(
+    tmp_path: Path,
+) -> None:
+    figures = cost_figures(machine={"name": "x", "usd_per_hour": 1.0, "measured": False})
+    found = envelope("cost", figures, configuration={"offline": True})
+    write(tmp_path, "cost.json", found)
+    text = Seen(page(tmp_path)).text
+    assert "No engine ran: the machine's speed, and how often models are right, are assumed" in text
+    assert "Run warmloop bench cost on the machine that you would pay for" in text
+
+
+@pytest.mark.parametrize("place", ["processor", "command", "way", "list", "part", "bar", "case"])
+def test_what_files_say_stays_text(tmp_path: Path, place: str) -> None:
+    cost, latency = envelope("cost", cost_figures()), envelope("latency", latency_figures())
+    other = envelope("other", {HOSTILE: {"value": HOSTILE}})
+    if place == "processor":
+        cost["machine"]["processor"] = HOSTILE
+    elif place == "command":
+        cost["command"] = HOSTILE
+    elif place == "way":
+        cost["figures"]["accounts"][0]["ways"][1]["name"] = HOSTILE
+    elif place == "list":
+        cost["figures"]["break_even"][0]["hosted"] = HOSTILE  # drawn by matplotlib
+    elif place == "part":
+        other["part"] = HOSTILE
+    elif place == "bar":
+        cost["bars"][1]["what"] = HOSTILE
+    elif place == "case":
+        latency["figures"]["cases"][0]["parts"] = {HOSTILE: {"p50": 1.0, "p99": 1.0}}
+    for whole in (cost, latency, other):
+        write(tmp_path, f"{whole['benchmark']}.json", whole)
+    seen = Seen(page(tmp_path))
+    assert not {"script", "img"} & {*seen.tags}
+    assert not [name for name, _ in seen.attributes if name.startswith("on")]
+    assert HOSTILE in seen.text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda w: w.pop("machine"), "machine: Field required"),
+        (lambda w: w.update(format=2), "format: 2; this report reads 1"),
+        (lambda w: w.pop("benchmark"), "names no benchmark"),
+        (lambda w: w.update(began="yesterday"), "began: "),
+        (lambda w: w.update(bars=[{}]), "bars.0.what: Field required"),
+        (lambda w: w.update(figures=None), "figures: "),
+        (lambda w: w["figures"].update(accounts=[]), "figures.accounts: "),
+        (lambda w: w["figures"]["accounts"][0]["ways"][0].update(usd=-1), "ways.0.usd: "),
+        (lambda w: w["figures"]["accounts"][0]["ways"][0].update(fresh="x"), "ways.0.fresh: "),
+    ],
+)
+def test_an_odd_envelope_is_an_error_that_names_file_and_field(
+    tmp_path: Path, spoil: Any, said: str
+) -> None:
+    whole = copy.deepcopy(envelope("cost", cost_figures()))
+    spoil(whole)
+    path = write(tmp_path, "cost.json", whole)
+    with pytest.raises(ConfigError) as raised:
+        read([path])
+    assert str(path) in str(raised.value)
+    assert said in str(raised.value)
+    assert said in read([tmp_path]).left_out[0]  # in a folder it is left out, and said
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", '"x"', "[" * 100_000])
+def test_a_file_that_is_no_envelope_at_all_is_an_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"x\.json: is no "):
+        read([path])
+
+
+def test_of_two_runs_of_the_same_thing_the_newer_one_counts(tmp_path: Path) -> None:
+    old = envelope("cost", cost_figures(), began="2026-11-19T10:00:00Z", command="the old one")
+    write(tmp_path, "a.json", envelope("cost", cost_figures()))
+    write(tmp_path, "b.json", old)
+    results = read([tmp_path])
+    assert [run.envelope.command for run in results.runs] == ["python -m benchmarks.cost"]
+    [left_out] = results.left_out
+    assert left_out.endswith(f"an older run of cost than {tmp_path / 'a.json'}")
+    assert left_out in Seen(page(tmp_path)).text
+
+
+def test_bars_that_were_missed_come_first(both: Path) -> None:
+    text = Seen(page(both)).text
+    held = text[text.index("2 of 4 reached.") :]
+    places = [held.index(each) for each in ("missed", "reached", "not judged")]
+    assert held.index("missed") < held.index("5reached")
+    assert places[2] > places[0]
+
+
+def test_a_busy_machine_is_said_where_its_figures_stand(tmp_path: Path) -> None:
+    whole = envelope("latency", latency_figures())
+    whole["machine"]["load_before"] = 7.5
+    write(tmp_path, "latency.json", whole)
+    text = Seen(page(tmp_path)).text
+    assert "Others used the machine when it began (load 7.5 on 2 cores)" in text
+    assert "Measured on a busy machine: measure again first." in text
+
+
+def test_figures_older_than_their_code_are_said_to_be(both: Path) -> None:
+    html = report.whole(read([both]), {"cost": "Older than the code it measures: x."})
+    text = Seen(html).text
+    assert (
+        text.count("Older than the code it measures: x.") == 2
+    )  # at the head, and beside its tables
+
+
+def test_how_old_a_figure_is_the_checkout_tells(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false")
+        argv = ["git", "-C", str(tmp_path), *who, *arguments]
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "router").mkdir()
+    (tmp_path / "router" / "code.py").write_text("1")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    first = git("rev-parse", "HEAD")
+    (tmp_path / "README").write_text("not code")
+    git("add", ".")
+    git("commit", "-q", "-m", "second")
+    assert age(first, ["router"], tmp_path) == ""
+    (tmp_path / "router" / "code.py").write_text("2")
+    assert "uncommitted changes changed router" in age(first, ["router"], tmp_path)
+    git("commit", "-q", "-am", "third")
+    assert "since then 1 commit changed router" in age(first, ["router"], tmp_path)
+    assert age(first, ["serving"], tmp_path) == ""
+    assert "not in this checkout" in age("c0ffee" * 6 + "c0ff", ["router"], tmp_path)
+    assert "outside a checkout" in age("", ["router"], tmp_path)
+
+
+def said(*, cost: Any = None, latency: Any = None) -> dict[str, str]:
+    """What is advised → its kind."""
+    evidence = Evidence(
+        Cost.model_validate(cost) if cost else None,
+        Latency.model_validate(latency) if latency else None,
+        None,
+        None,
+    )
+    return {f"{each.found} {each.do}": each.kind for each in advice(evidence)}
+
+
+def kind_of(found: dict[str, str], part: str) -> str:
+    [kind] = [kind for text, kind in found.items() if part in text]
+    return kind
+
+
+def test_a_low_hit_rate_is_to_be_changed_and_a_high_one_kept() -> None:
+    figures = cost_figures()
+    assert kind_of(said(cost=figures), "90% of the prompt tokens are found") == "keep"
+    figures["accounts"][0]["ways"][-1] = way("+ routing", 0.002, cached=400.0)
+    assert kind_of(said(cost=figures), "`kv_cache_gib`") == "change"
+
+
+def test_lost_answers_a_large_models_share_and_a_dearer_step_are_to_be_changed() -> None:
+    figures = cost_figures()
+    figures["accounts"][0]["ways"][-1] = {**way("+ routing", 0.006, right=20), "small_share": 0.1}
+    found = said(cost=figures)
+    assert kind_of(found, "`tiers.quality_floor`") == "change"
+    assert kind_of(found, "The large model gives 90% of the answers") == "change"
+    assert kind_of(found, "Routing makes a task 20% dearer") == "change"
+    assert [*found.values()] == sorted(
+        found.values(), key=["change", "look", "again", "keep"].index
+    )
+
+
+def test_a_machine_that_never_pays_is_no_machine_to_own() -> None:
+    figures = cost_figures()
+    assert kind_of(said(cost=figures), "From 4 billion tokens a month") == "look"
+    figures["break_even"][0]["share"] = 1.4
+    assert kind_of(said(cost=figures), "a card never pays") == "change"
+
+
+def test_waiting_asks_for_replicas_and_a_long_answer_for_a_shorter_one() -> None:
+    figures = latency_figures()
+    assert kind_of(said(latency=figures), "75% of a warm turn is writing the answer") == "look"
+    assert kind_of(said(latency=figures), "A cold turn takes 3 times as long") == "keep"
+    figures["cases"].append(case("stack", "warm", 4.0, sessions=32, queue=0.4))
+    assert (
+        kind_of(said(latency=figures), "With 32 at once 40% of a warm turn is waiting") == "change"
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "kind"),
+    [(0.0, 0.02, "keep"), (0.0, 0.3, "again"), (-0.4, -0.1, "again"), (0.06, 0.09, "change")],
+)
+def test_what_the_stack_adds_is_judged_by_its_interval(low: float, high: float, kind: str) -> None:
+    figures = latency_figures()
+    figures["compared"][0]["share"] = {"value": (low + high) / 2, "low": low, "high": high}
+    assert kind_of(said(latency=figures), "The stack adds") == kind
+
+
+def test_figures_of_an_unknown_form_are_shown_as_they_are(tmp_path: Path) -> None:
+    named = {"ours": {"p50_ms": 1.5, "said": "so"}, "theirs": {"p50_ms": None, "said": True}}
+    write(tmp_path, "a.json", envelope("one", named))
+    write(tmp_path, "b.json", envelope("two", {"deep": {"er": [1, {"x": 12345.6}]}}))
+    write(tmp_path, "c.json", envelope("three", 7))
+    text = Seen(page(tmp_path)).text
+    for each in ("p50 ms", "ours", "1.50", "deep, er 2, x", "12,346", "7"):
+        assert each in text
+
+
+def test_the_command_writes_the_page_and_says_what_is_missing(
+    both: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (both / "notes.json").write_text("[]")
+    assert report.main([str(both), "--out", str(both / "made")]) == 0
+    written = both / "made" / "report.html"
+    assert written.read_text(encoding="utf-8").startswith("<!doctype html>")
+    out, err = capsys.readouterr()
+    assert f"{written}: 2 runs, {len(ENTRIES) - 2} missing" in out
+    assert "left out: " in err
+    assert "notes.json" in err
+
+
+def test_without_any_run_the_command_says_how_to_make_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report.main([str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "warmloop bench cost --offline" in capsys.readouterr().err
+    assert report.main([str(tmp_path / "absent.json"), "--out", str(tmp_path)]) == 2
+
+
+def test_bars_of_nothing_or_of_no_number_are_empty() -> None:
+    assert "width" not in bars([Line("a", [Piece(0.0, "ours")])], about="")
+    assert "width" not in bars([Line("a", [Piece(float("nan"), "ours")])], about="", whole=1.0)
+    assert "width:50.00%" in bars([Line("a", [Piece(1.0, "ours")])], about="", whole=2.0)
+
+
+def test_what_is_not_html_is_escaped_in_text_and_in_attributes() -> None:
+    made = tag("p", "a < b", tag("b", "&"), class_='"', title=None)
+    assert made == '<p class="&quot;">a &lt; b<b>&amp;</b></p>'
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, NOTHING), (float("nan"), NOTHING), (0.0, "0"), (0.01234, "0.0123"),
+        (2.463, "2.46"), (48.22, "48.2"), (1160.4, "1,160"), (3.0, "3"),
+        (-0.5, "\N{MINUS SIGN}0.5"), (1e-7, "1.00e\N{MINUS SIGN}07"),
+    ],
+)  # fmt: skip
+def test_figures_have_three_digits(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+def test_shares_are_percent() -> None:
+    assert (percent(0.123), percent(-0.123, 1), percent(None)) == (
+        "12%",
+        "\N{MINUS SIGN}12.3%",
+        "\N{EN DASH}",
+    )
+
+
+def test_a_plot_is_text_in_the_pages_colour_and_the_same_each_time() -> None:
+    def made() -> str:
+        curves = [Curve("_$ours$", [1.0, 10.0], [2.0, 20.0])]
+        return lines(curves, x="x", y="y", log="xy", limit=("most", 9.0))
+
+    assert made() == made()
+    assert "$ours$" in made()
+    assert "currentColor" in made()
+    assert "<?xml" not in made()
