@@ -11,7 +11,8 @@ files to move and to change, and tasks of several steps. Each begins in a folder
 tools over it, and is asked through /v1/responses; code judges the answer and every file. The key of
 a stack that asks for one is read from $WARMLOOP_API_KEY.
 
-Writes OUT/agents.json and OUT/agents.png. It ends with 1 when something is significantly worse than
+Writes OUT/agents.json, OUT/agents.png, and OUT/agents.jsonl: what was called, told and said in each
+attempt, a line each, as they end. It ends with 1 when something is significantly worse than
 BASE, else with 0, however many tasks were solved: what a model can do is no fault of the stack.
 Ctrl-C ends it with a report of what was asked by then.
 """
@@ -166,8 +167,17 @@ async def measure(
     limits = Limits(options.turns, options.seconds, options.output_tokens)
     shown = () if options.no_examples else examples
     patience = aiohttp.ClientTimeout(total=None)  # an attempt has a limit of its own
+    options.out.mkdir(parents=True, exist_ok=True)
     async with aiohttp.ClientSession(timeout=patience, headers=key_header()) as http:
-        asker = Asker(http, url, limits, shown, salt=options.salt, report=options.report_outcomes)
+        asker = Asker(
+            http,
+            url,
+            limits,
+            shown,
+            salt=options.salt,
+            report=options.report_outcomes,
+            heard=agents_report.Transcripts(options.out / "agents.jsonl").note,
+        )
         await asker.known(models)
         with Progress(console=console, transient=True) as progress:
             bar = progress.add_task("asking", total=len(tasks) * len(models) * options.rounds)
@@ -254,7 +264,6 @@ def shown(attempts: Sequence[Attempt], out: Path, console: Console) -> None:
     """Tables, and the picture."""
     for table in agents_report.tables(agents_report.summarise(attempts)):
         console.print(table)
-    out.mkdir(parents=True, exist_ok=True)
     agents_report.picture(attempts, out / "agents.png")
 
 

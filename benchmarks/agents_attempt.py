@@ -77,6 +77,8 @@ class Spent:
     answered_by: dict[str, int] = field(default_factory=dict)
     conversation: str = ""
     responses: list[str] = field(default_factory=list)
+    steps: list[Item] = field(default_factory=list)
+    """What was called, what the tools told, what was said: for whoever reads how it failed."""
 
     def note(self, response: Mapping[str, Any]) -> None:
         """One response more."""

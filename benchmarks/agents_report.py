@@ -6,6 +6,7 @@ is solved where each was asked once, bootstrap for the rest.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from benchmarks.agents_attempt import Attempt
+from benchmarks.agents_attempt import Attempt, Item
 from benchmarks.agents_compare import Comparison
 from benchmarks.harness import show
 from benchmarks.harness.stats import Interval, interval, wilson
@@ -24,6 +25,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SOLVED, FAILED, MIXED = "#3a923a", "#e8e8e8", "#a9d3a9"
+
+
+class Transcripts:
+    """A file with a line for each attempt as it ends: what was called, told and said in it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.write_text("", encoding="utf-8")
+
+    def note(self, attempt: Attempt, steps: Sequence[Item]) -> None:
+        which = {"model": attempt.model, "task": attempt.task, "round": attempt.round}
+        line = {**which, "error": attempt.error, "why": attempt.why, "steps": steps}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 @dataclass(frozen=True)

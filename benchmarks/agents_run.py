@@ -65,15 +65,18 @@ class Asker:
         *,
         salt: int = 0,
         report: bool = False,
+        heard: Callable[[Attempt, Sequence[Item]], None] = lambda *_: None,
     ) -> None:
         """`salt` keeps this run from what earlier ones left in caches; `report` tells the stack of
-        each answer whether it was right: `auto` learns from it."""
+        each answer whether it was right: `auto` learns from it. `heard` gets each attempt with what
+        was called, told and said in it."""
         self._http = http
         self._url = url.rstrip("/")
         self._worked = worked(examples)
         self._limits = limits
         self._salt = salt
         self._report = report
+        self._heard = heard
 
     async def known(self, models: Sequence[str]) -> None:
         """Raises ConfigError for a model that the stack does not have."""
@@ -106,8 +109,8 @@ class Asker:
         if self._report:
             await self._tell(spent.responses, solved=not verdict.wrong)
         taken = asdict(spent)
-        del taken["responses"]
-        return Attempt(
+        del taken["responses"], taken["steps"]
+        attempt = Attempt(
             model=model,
             task=task.name,
             kind=task.kind,
@@ -118,6 +121,8 @@ class Asker:
             seconds=seconds,
             **taken,
         )
+        self._heard(attempt, spent.steps)
+        return attempt
 
     async def _converse(
         self, model: str, head: Sequence[Item], folder: Folder, spent: Spent
@@ -142,6 +147,7 @@ class Asker:
             spent.tool_errors += sum(map(refused_by_stack, answered.values()))
             open_calls = [call for call in calls if call["call_id"] not in answered]
             if not open_calls:
+                spent.steps.append({"said": text_of(output)})
                 return text_of(output)
             before.append([(call["name"], call["arguments"]) for call in open_calls])
             if len(before) >= SAME_CALLS and all(b == before[-1] for b in before[-SAME_CALLS:]):
@@ -149,6 +155,10 @@ class Asker:
                 raise GaveUp("loop", f"{SAME_CALLS} times in a row: {name} {arguments}")
             told = [_run(folder, call) for call in open_calls]
             spent.tool_errors += sum(each.refused for each in told)
+            spent.steps += [
+                {call["name"]: call["arguments"], "told": each.text}
+                for call, each in zip(open_calls, told, strict=True)
+            ]
             sent = {
                 "previous_response_id": response["id"],
                 "input": [

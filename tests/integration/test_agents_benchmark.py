@@ -117,6 +117,20 @@ async def test_a_model_that_does_as_the_reference_solves_every_task(tmp_path: Pa
     assert (out / "agents.png").stat().st_size > 10_000
 
 
+async def test_each_attempt_can_be_read_as_it_went(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    async with stack(tmp_path) as (url, _):
+        names = ("--models", "able,forgetful", "--tasks", "mean-north")
+        await bench("--url", url, *names, "--out", str(out))
+    lines = (out / "agents.jsonl").read_text(encoding="utf-8").splitlines()
+    able, forgetful = sorted(map(json.loads, lines), key=lambda each: str(each["model"]))
+    assert (able["error"], forgetful["error"]) == ("", "wrong answer")
+    computed, said = able["steps"][-2:]
+    assert computed == {"calculate": '{"expression":"89.8 / 5"}', "told": "17.96"}
+    assert said == {"said": "17.96"}
+    assert forgetful["steps"] == [{"said": "done"}]
+
+
 async def test_conversations_begin_with_instructions_and_examples_and_grow_at_their_end(
     tmp_path: Path,
 ) -> None:
