@@ -164,18 +164,23 @@ def judged(beside: Mapping[Case, Compared], sessions: int, *, simulated: bool) -
 
 def _model(*, simulated: bool, sessions: int) -> ModelConfig:
     """An engine that computes all of them at once, and says how long each took."""
-    running = max(4, sessions)
+    running, says_times = max(4, sessions), ("--enable-per-request-metrics",)
     if simulated:
         speed = {"prefill_tokens_per_s": 20_000.0, "decode_tokens_per_s": 400.0}
         return ModelConfig.model_validate(
-            {"engine": "simulated", "max_running": running, "simulator": speed}
+            {
+                "engine": "simulated",
+                "max_running": running,
+                "simulator": speed,
+                "extra_args": says_times,
+            }
         )
     return model_of(STACK, MODEL).model_copy(
         update={
             "max_running": running,
             "kv_cache_gib": 1.0,
             "env": {"VLLM_SERVER_DEV_MODE": "1"},  # for /reset_prefix_cache
-            "extra_args": ("--enable-per-request-metrics",),
+            "extra_args": says_times,
         }
     )
 

@@ -60,11 +60,26 @@ class Job:
 class Running:
     """A job whose prompt is computed; `decode()` lets the time of its next tokens pass."""
 
-    def __init__(self, engine: SimulatedEngine, cached_tokens: int) -> None:
+    def __init__(self, engine: SimulatedEngine, cached_tokens: int, came_s: float) -> None:
+        """It came at `came_s`, and its prefill begins now."""
         self.cached_tokens = cached_tokens
         self._engine = engine
-        self._started_s = engine.clock.now()
+        self._came_s = came_s
+        self._scheduled_s = self._started_s = engine.clock.now()
         self._decoded = 0
+
+    def computed(self) -> None:
+        """The prompt is."""
+        self._started_s = self._engine.clock.now()
+
+    def times_ms(self) -> dict[str, float]:
+        """As vLLM says them at an answer's end."""
+        parts = {
+            "time_to_first_token_ms": self._started_s - self._scheduled_s,
+            "generation_time_ms": self._engine.clock.now() - self._started_s,
+            "queue_time_ms": self._scheduled_s - self._came_s,
+        }
+        return {name: round(1000 * seconds, 3) for name, seconds in parts.items()}
 
     async def decode(self, tokens: int) -> None:
         """Wait until `tokens` more are generated; measured from the start, so it cannot drift."""
@@ -132,6 +147,7 @@ class SimulatedEngine:
             raise ValueError(f"the job needs {blocks} blocks of {self.cache.capacity_blocks}")
         # An engine computes at least the last token, so a hit never covers the whole prompt.
         reusable = job.prompt[: (job.prompt_tokens - 1) // block_tokens]
+        came_s = self.clock.now()
         self._admitted += 1
         pins: Pins | None = None
         try:
@@ -140,13 +156,15 @@ class SimulatedEngine:
                 pins.session = job.session
                 self._running += 1
                 cached_tokens = len(pins.held) * block_tokens
+                running = Running(self, cached_tokens, came_s)
                 self._queried_tokens += job.prompt_tokens
                 self._hit_tokens += cached_tokens
                 fresh_tokens = job.prompt_tokens - cached_tokens
                 await self.clock.sleep(fresh_tokens / self.config.prefill_tokens_per_s)
                 await self.produced(prompt_tokens=job.prompt_tokens)
                 self.cache.commit(pins, job.prompt)
-            yield Running(self, cached_tokens)
+            running.computed()
+            yield running
             self.cache.commit(pins, job.answer)
         finally:
             self._admitted -= 1

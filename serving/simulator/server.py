@@ -21,6 +21,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -80,8 +81,10 @@ class Simulator:
         seed: int = 0,
         max_running: int = 256,
         max_lora_rank: int = 0,
+        says_times: bool = False,
         clock: Clock | None = None,
     ) -> None:
+        """`says_times`: at each answer's end, as vLLM with --enable-per-request-metrics."""
         if context_tokens > config.capacity_tokens:
             raise ValueError(
                 f"the context ({context_tokens} tokens) is larger than what the KV cache holds "
@@ -92,6 +95,7 @@ class Simulator:
         self._model = model
         self._context_tokens = context_tokens
         self._seed = seed
+        self._says_times = says_times
         self._count = 0
         self._created = int(time.time())
         self._adapters = SimulatedAdapters(model, max_lora_rank)
@@ -132,11 +136,16 @@ class Simulator:
         root = self._adapters.root(request["model"]) + prompt.salt
         session = http.headers.get("x-session-id", "")
         async with self.engine.run(self._job(prompt, answer, root, session)) as running:
-            usage = Usage(prompt.tokens, running.cached_tokens, answer.tokens)
+            usage = partial(self._usage, prompt, answer, running)
             if request.get("stream"):
                 return await _stream(http, wire, answer, usage, running)
             await running.decode(answer.tokens)
-        return web.json_response(wire.whole(answer, usage))
+            return web.json_response(wire.whole(answer, usage()))
+
+    def _usage(self, prompt: Prompt, answer: Answer, running: Running) -> Usage:
+        """As it is known by now; times only of an engine that is to say them."""
+        times = running.times_ms() if self._says_times else None
+        return Usage(prompt.tokens, running.cached_tokens, answer.tokens, times)
 
     async def _read(self, form: _Form, http: web.Request) -> tuple[dict[str, Any], Prompt, Answer]:
         try:
@@ -232,11 +241,15 @@ class Simulator:
 
 
 async def _stream(
-    http: web.Request, wire: Wire, answer: Answer, usage: Usage, running: Running
+    http: web.Request,
+    wire: Wire,
+    answer: Answer,
+    usage: Callable[[], Usage],
+    running: Running,
 ) -> web.StreamResponse:
     response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
     await response.prepare(http)
-    if head := wire.head(usage):
+    if head := wire.head(usage()):
         await response.write(head)
     decoded = 0
     for count, piece in enumerate(pieces(answer)):
@@ -248,7 +261,7 @@ async def _stream(
         decoded += 1
         await response.write(wire.piece(piece))
     await running.decode(max(0, answer.tokens - decoded))
-    await response.write(wire.tail(answer.finish, usage))
+    await response.write(wire.tail(answer.finish, usage()))
     await response.write_eof()
     return response
 
@@ -306,6 +319,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-lora-rank", type=int, default=0, help="0: it takes no adapters")
     parser.add_argument("--kv-events-config", help="as vLLM's")
+    parser.add_argument("--enable-per-request-metrics", action="store_true", help="as vLLM's")
     for name, info in SimulatorConfig.model_fields.items():
         flag = "--" + name.replace("_", "-")
         kind = int if info.annotation is int else float
@@ -320,6 +334,7 @@ def main() -> None:
             seed=args.seed,
             max_running=args.max_running,
             max_lora_rank=args.max_lora_rank,
+            says_times=args.enable_per_request_metrics,
         )
         signal.signal(signal.SIGUSR1, lambda *_: simulator.engine.hang())
         asyncio.run(serve(simulator, args.host, args.port, config.start_s, args.kv_events_config))

@@ -30,14 +30,19 @@ class Usage:
     prompt: int
     cached: int
     output: int
+    times_ms: Mapping[str, float] | None = None
+    """Where the engine says how long each part took, when all of them have passed."""
 
     def openai(self) -> dict[str, Any]:
-        return {
+        """The fields that say it."""
+        usage = {
             "prompt_tokens": self.prompt,
             "total_tokens": self.prompt + self.output,
             "completion_tokens": self.output,
             "prompt_tokens_details": {"cached_tokens": self.cached},
         }
+        times = {"metrics": self.times_ms} if self.times_ms is not None else {}
+        return {"usage": usage, **times}
 
     def anthropic(self) -> dict[str, Any]:
         return {
@@ -125,7 +130,7 @@ class ChatWire:
     def tail(self, finish: str, usage: Usage) -> bytes:
         end = self._chunk({}, finish)
         if self._usage:
-            end += sse(self._base("chat.completion.chunk", choices=[], usage=usage.openai()))
+            end += sse(self._base("chat.completion.chunk", choices=[], **usage.openai()))
         return end + DONE
 
     def whole(self, answer: Answer, usage: Usage) -> dict[str, Any]:
@@ -144,7 +149,7 @@ class ChatWire:
             "logprobs": None,
             "finish_reason": answer.finish,
         }
-        return self._base("chat.completion", choices=[choice], usage=usage.openai())
+        return self._base("chat.completion", choices=[choice], **usage.openai())
 
     def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
@@ -174,11 +179,11 @@ class TextWire:
     def tail(self, finish: str, usage: Usage) -> bytes:
         end = sse(self._base([self._choice("", finish)]))
         if self._usage:
-            end += sse(self._base([], usage=usage.openai()))
+            end += sse(self._base([], **usage.openai()))
         return end + DONE
 
     def whole(self, answer: Answer, usage: Usage) -> dict[str, Any]:
-        return self._base([self._choice(answer.text, answer.finish)], usage=usage.openai())
+        return self._base([self._choice(answer.text, answer.finish)], **usage.openai())
 
     def _choice(self, text: str, finish: str | None) -> dict[str, Any]:
         return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}

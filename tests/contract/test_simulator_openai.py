@@ -101,6 +101,34 @@ async def test_a_stream_has_the_same_text_and_ends_with_the_usage(
     assert chunks[-1].usage.completion_tokens > 4
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_engine_that_is_told_to_says_how_long_each_part_took(*, stream: bool) -> None:
+    speed = SimulatorConfig(prefill_tokens_per_s=1e4, decode_tokens_per_s=1e3)
+    simulator = Simulator("small", 4096, speed, says_times=True)
+    runner = web.AppRunner(simulator.app(), handler_cancellation=True, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1/chat/completions"
+        body: dict[str, Any] = {
+            "model": "small",
+            "messages": [{"role": "user", "content": "x" * 800}],
+            "stream": stream,
+            "stream_options": {"include_usage": True},
+        }
+        async with aiohttp.ClientSession() as http, http.post(url, json=body) as answer:
+            text = await answer.text()
+    finally:
+        await runner.cleanup()
+    last = json.loads(text.split("data: ")[-2] if stream else text)
+    times = last["metrics"]
+    assert set(times) == {"queue_time_ms", "time_to_first_token_ms", "generation_time_ms"}
+    assert times["queue_time_ms"] >= 0
+    prompt, output = last["usage"]["prompt_tokens"], last["usage"]["completion_tokens"]
+    assert times["time_to_first_token_ms"] >= prompt / 1e4 * 1000
+    assert times["generation_time_ms"] >= output / 1e3 * 1000 - 1
+
+
 async def test_scripted_calls_advance_with_their_results(client: openai.AsyncOpenAI) -> None:
     messages: list[Any] = [{"role": "user", "content": CALL_ADD}]
     first = await client.chat.completions.create(model="small", messages=messages, tools=[ADD])
