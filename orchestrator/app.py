@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from orchestrator.agents import Agents
+from orchestrator.api import sealing
 from orchestrator.api.agent_chat import AgentTurns
 from orchestrator.api.intake import Intake
 from orchestrator.api.routes import build_routes
@@ -65,6 +67,7 @@ def create_app(config: StackConfig) -> ASGIApp:
     discovery.report_queues(table, router.scheduler.queues)
     auto = AutoTurns(router, folder=config.folder / "tiers")
     mcp = McpServers(config.mcp, config.folder)
+    sizes = ContextSizes(config, router.catalogue.parent)
     journal = open_journal(config, JournalMetrics(router.metrics.registry))
     worker = Worker(
         journal=journal,
@@ -80,7 +83,7 @@ def create_app(config: StackConfig) -> ASGIApp:
         retention_s=config.journal.retention_s,
         guard=GuardMetrics(router.metrics.registry),
         runs=RunMetrics(router.metrics.registry),
-        context_tokens=ContextSizes(config, router.catalogue.parent).of,
+        context_tokens=sizes.of,
     )
 
     peers = peer_http.join(
@@ -130,7 +133,15 @@ def create_app(config: StackConfig) -> ASGIApp:
         limits=router.limits,
         models_of=models_of,
     )
-    responses = build_routes(journal, worker, intake, config, clock)
+    responses = build_routes(
+        journal,
+        worker,
+        intake,
+        config,
+        clock,
+        key_of=partial(access.key, sealing.PURPOSE),
+        context_tokens=sizes.of,
+    )
     chat = AgentTurns(auto, journal, worker, intake, agents)
     adapters = adapter_routes(Adapters(config, table, keeper))
     return api.build(

@@ -32,6 +32,7 @@ PREFIXES = {
     "reasoning": "rs",
     "mcp_approval_response": "mcprr",
     "mcp_approval_request": "mcpr",
+    "compaction": "cmp",
 }
 
 
@@ -44,6 +45,8 @@ def with_ids(items: Iterable[Item], stem: str) -> list[Item]:
 
 
 def _shown(item: Item) -> Item:
+    if item["type"] == "compaction":
+        return {name: value for name, value in item.items() if name != "text"}
     stateless = item["type"] in ("reasoning", "mcp_approval_response", "mcp_approval_request")
     return item if stateless else {"status": "completed", **item}
 

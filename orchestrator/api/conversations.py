@@ -9,14 +9,14 @@ waits for a person, or for the client's output, stays.)
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Container, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
 from orchestrator.api.conversation_view import ConversationView
-from orchestrator.api.inbound import Strict, validate
+from orchestrator.api.inbound import Reader, Strict, validate
 from orchestrator.api.intake import new_id, unknown_conversation
 from orchestrator.api.listing import Page
 from orchestrator.api.open_calls import check_outputs, open_calls
@@ -60,16 +60,14 @@ class CreateItems(Strict):
 class Conversations:
     """Creates, describes, changes and deletes conversations."""
 
-    def __init__(
-        self, journal: Journal, worker: Runs, clock: Clock, media_hosts: Collection[str]
-    ) -> None:
+    def __init__(self, journal: Journal, worker: Runs, clock: Clock, reader: Reader) -> None:
         self._journal = journal
         self._worker = worker
         self._clock = clock
-        self._media_hosts = media_hosts
+        self._reader = reader
 
     async def create(self, body: bytes, tenant: str = "") -> dict[str, Any]:
-        request = validate(CreateConversation, body, self._media_hosts)
+        request = self._reader.read(CreateConversation, body, tenant)
         items = normal(request.items or [])
         check_outputs((), items)
         conversation = new_id("conv")
@@ -104,7 +102,7 @@ class Conversations:
         return page.of((await self._view(conversation, tenant)).items())
 
     async def add_items(self, conversation: str, body: bytes, tenant: str = "") -> dict[str, Any]:
-        items = normal(validate(CreateItems, body, self._media_hosts).items)
+        items = normal(self._reader.read(CreateItems, body, tenant).items)
         view = await self._view(conversation, tenant)
         async with self._writing(conversation) as lease:
             view = _idle(await self._view(conversation, tenant))

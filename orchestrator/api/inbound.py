@@ -9,11 +9,13 @@ never repeat what the client wrote in it, but for names of types and tools.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
+from orchestrator.api.sealing import KeyOf, open_to_all
 from serving.errors import BadRequest
 
 
@@ -46,14 +48,30 @@ class WrittenAs:
 M = TypeVar("M", bound=BaseModel)
 
 
-def validate(kind: type[M], body: bytes, media_hosts: Collection[str] = ()) -> M:
+def validate(
+    kind: type[M], body: bytes, media_hosts: Collection[str] = (), key: bytes | None = None
+) -> M:
     """The trusted value of a JSON body. Raises BadRequest naming the first mistake.
 
-    `media_hosts`: whose URLs of pictures are taken."""
+    `media_hosts`: whose URLs of pictures are taken. `key`: opens what was sealed for the tenant.
+    """
+    context = {"media_hosts": media_hosts, "key": key}
     try:
-        return kind.model_validate_json(body or b"{}", context={"media_hosts": media_hosts})
+        return kind.model_validate_json(body or b"{}", context=context)
     except ValidationError as error:
         raise _refusal(error.errors(include_url=False)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads the bodies that tenants send."""
+
+    media_hosts: Collection[str] = ()
+    key_of: KeyOf = open_to_all
+
+    def read(self, kind: type[M], body: bytes, tenant: str) -> M:
+        """Raises BadRequest naming the first mistake."""
+        return validate(kind, body, self.media_hosts, self.key_of(tenant))
 
 
 def wrong(message: str) -> NoReturn:
@@ -107,7 +125,7 @@ def _code(kind: str) -> str:
 
 
 TAGS = frozenset(
-    {"message", "function_call", "function_call_output", "reasoning"}
+    {"message", "function_call", "function_call_output", "reasoning", "compaction"}
     | {"mcp_approval_request", "mcp_approval_response"}
     | {"input_text", "output_text", "text", "refusal", "input_image"}
 )

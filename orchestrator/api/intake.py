@@ -32,7 +32,7 @@ from orchestrator.api.open_calls import check_outputs
 from orchestrator.api.response_request import CreateRequest
 from orchestrator.clock import Clock
 from orchestrator.journal.base import Journal, Recorded, ResponseRef
-from orchestrator.loop.events import ConversationStarted, HistoryImported, ResponseAccepted
+from orchestrator.loop.events import ConversationStarted, HistoryImported, Item, ResponseAccepted
 from orchestrator.loop.history import items_of, upto
 from orchestrator.loop.machine import fold_all
 from orchestrator.loop.state import State
@@ -150,6 +150,30 @@ class Intake:
         if admission.created:
             return admission.ref
         return await self._again(admission.ref, asked)
+
+    def agent(self, name: str, caller: Caller) -> Agent:
+        """Raises NotFound."""
+        return self._agents.get(name, caller.tenant)
+
+    async def beside(self, request: CreateRequest, caller: Caller, size_bytes: int) -> ResponseRef:
+        """A side response, in a conversation of its own: we choose its model, not the tenant.
+        Raises what `accept` raises."""
+        agent = self._agents.get(request.model)
+        self._require_engine(agent.model)
+        return (await self._open(Asked(request, agent, "", "", caller, size_bytes), None)).ref
+
+    async def history(self, previous: str, agent: Agent, caller: Caller) -> list[Item]:
+        """What a request of this agent that follows that response finds before it. Raises
+        BadRequest, also for a response of another tenant, and Conflict while it is in progress."""
+        ref = await self._journal.find_response(previous)
+        log = await self._journal.read(ref.conversation) if ref is not None else []
+        if ref is None or not _is_stored(log, ref, caller.name):
+            raise _unknown_previous(previous)
+        before = fold_all(upto(log, previous))
+        if before.run is not None:
+            raise _busy(f"previous_response_id: {previous} is still in progress")
+        as_calls = before.agent.partition("@")[0] == agent.name
+        return items_of(before.history, as_calls=as_calls)
 
     async def _again(self, ref: ResponseRef, asked: Asked) -> ResponseRef:
         log = await self._journal.read(ref.conversation, ref.first_seq - 1)

@@ -9,12 +9,20 @@ fetches what a stranger's URL points at.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 from orchestrator.api.approvals import ApprovalRequestItem, ApprovalResponseItem
 from orchestrator.api.inbound import Inbound, WrittenAs, unsupported, wrong
+from orchestrator.api.sealing import BadSeal, opened
 from orchestrator.loop.events import Item
 from router import media
 
@@ -154,6 +162,40 @@ class ReasoningItem(Inbound):
         return {"type": "reasoning", "summary": [], "content": content}
 
 
+class Opened(NamedTuple):
+    """What was sealed, and as it was."""
+
+    sealed: str
+    text: str
+
+
+def _open(value: Any, info: ValidationInfo) -> Opened:
+    key = (info.context or {}).get("key")
+    if not isinstance(value, str) or key is None:
+        wrong("send the string that /v1/responses/compact gave")
+    try:
+        return Opened(value, opened(value, key))
+    except BadSeal:
+        wrong(
+            "is not what /v1/responses/compact of this server gave you, or was changed; send the "
+            "item as it came, or the items that it stands for"
+        )
+
+
+class CompactionItem(Inbound):
+    """What stands for the items that /v1/responses/compact left out."""
+
+    type: Literal["compaction"]
+    encrypted_content: Annotated[
+        Opened, PlainValidator(_open), WithJsonSchema({"type": "string", "minLength": 1})
+    ]
+
+    def normal(self) -> Item:
+        """With the text beside it, which the model reads and clients are not shown."""
+        sealed, text = self.encrypted_content
+        return {"type": "compaction", "encrypted_content": sealed, "text": text}
+
+
 def _supported(value: Any) -> Any:
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == "item_reference":
@@ -167,6 +209,7 @@ AnyItem = Annotated[
         | CallItem
         | CallOutputItem
         | ReasoningItem
+        | CompactionItem
         | ApprovalRequestItem
         | ApprovalResponseItem,
         Field(discriminator="type"),

@@ -33,7 +33,7 @@ Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
     Field(max_length=16),
 ]
-ServiceTier = Literal["auto", "default", "flex", "priority"]
+ServiceTier = Literal["auto", "default", "fast", "flex", "priority"]
 INCLUDABLE = (
     "reasoning.encrypted_content",
     "file_search_call.results",
@@ -78,6 +78,13 @@ class StreamOptions(Strict):
     """Pads events against an eavesdropper who counts bytes; not done here."""
 
 
+class CacheOptions(Strict):
+    """Where a cache elsewhere may cut: here the whole prefix is kept as long as there is room."""
+
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: Literal["30m"] | None = None
+
+
 class CreateRequest(Strict):
     """The body of POST /v1/responses."""
 
@@ -108,6 +115,7 @@ class CreateRequest(Strict):
     top_logprobs: Literal[0] | None = None
     service_tier: ServiceTier | None = None
     prompt_cache_key: str | None = Field(default=None, max_length=512)
+    prompt_cache_options: CacheOptions | None = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     safety_identifier: str | None = Field(default=None, max_length=128)
     user: str | None = Field(default=None, max_length=512)

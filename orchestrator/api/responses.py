@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Collection
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -17,7 +16,7 @@ from fastapi import Response
 from fastapi.responses import StreamingResponse
 
 from orchestrator.api.conversation_view import input_items_of
-from orchestrator.api.inbound import validate
+from orchestrator.api.inbound import Reader
 from orchestrator.api.intake import Acceptor, Caller, Intake
 from orchestrator.api.listing import Page
 from orchestrator.api.projection import Projection
@@ -50,16 +49,14 @@ class Runs(Acceptor, Protocol):
 class ResponsesApi:
     """What each route does."""
 
-    def __init__(
-        self, journal: Journal, worker: Runs, intake: Intake, media_hosts: Collection[str]
-    ) -> None:
+    def __init__(self, journal: Journal, worker: Runs, intake: Intake, reader: Reader) -> None:
         self._journal = journal
         self._worker = worker
         self._intake = intake
-        self._media_hosts = media_hosts
+        self._reader = reader
 
     async def create(self, body: bytes, key: str, caller: Caller) -> Response | dict[str, Any]:
-        request = validate(CreateRequest, body, self._media_hosts)
+        request = self._reader.read(CreateRequest, body, caller.name)
         fingerprint = hashlib.sha256(body).hexdigest()[:32]
         ref = await self._intake.accept(request, key, fingerprint, caller, len(body))
         if request.stream:

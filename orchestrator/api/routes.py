@@ -1,6 +1,7 @@
 """The routes of the Responses and Conversations API, and their OpenAPI description.
 
     POST   /v1/responses                  accept durably, then: wait | stream | return (background)
+    POST   /v1/responses/compact          a window in place of a long conversation
     GET    /v1/responses/{id}             as the log stands; ?stream=true&starting_after=N: replay
                                           from the log, then live
     DELETE /v1/responses/{id}
@@ -26,18 +27,21 @@ from fastapi.routing import APIRoute
 from pydantic import BeforeValidator
 
 from orchestrator.api import waiting
+from orchestrator.api.compact import Compaction, CompactRequest
 from orchestrator.api.conversations import (
     Conversations,
     CreateConversation,
     CreateItems,
     UpdateConversation,
 )
+from orchestrator.api.inbound import Reader
 from orchestrator.api.intake import Caller, Intake
 from orchestrator.api.listing import Order, Page
 from orchestrator.api.response_request import CreateRequest
 from orchestrator.api.responses import ResponsesApi, Runs
 from orchestrator.api.schema import (
     ApprovalList,
+    CompactedBody,
     ConversationBody,
     DeletedConversation,
     DeletedResponse,
@@ -47,6 +51,7 @@ from orchestrator.api.schema import (
     ResponseBody,
     body,
 )
+from orchestrator.api.sealing import KeyOf, open_to_all
 from orchestrator.clock import Clock
 from orchestrator.journal.base import Fenced, Journal, JournalFull
 from orchestrator.tools import trace_context
@@ -76,16 +81,40 @@ Sorted = Annotated[Order, Query()]
 
 
 def build_routes(
-    journal: Journal, worker: Runs, intake: Intake, config: StackConfig, clock: Clock
+    journal: Journal,
+    worker: Runs,
+    intake: Intake,
+    config: StackConfig,
+    clock: Clock,
+    *,
+    key_of: KeyOf = open_to_all,
+    context_tokens: Callable[[str], int] = lambda _: 0,
 ) -> APIRouter:
-    """The routes; whoever builds them starts and ends journal and worker."""
+    """The routes; whoever builds them starts and ends journal and worker.
+
+    `key_of` gives a tenant's key for what clients carry for us, `context_tokens` a model's context.
+    """
     routes = APIRouter(route_class=JournalRoute)
     limit = config.front.max_body_bytes
-    hosts = config.front.media_hosts
-    _responses(routes, ResponsesApi(journal, worker, intake, hosts), limit)
-    _conversations(routes, Conversations(journal, worker, clock, hosts), limit)
+    reader = Reader(config.front.media_hosts, key_of)
+    _beside(routes, Compaction(journal, intake, clock, reader, context_tokens), limit)
+    _responses(routes, ResponsesApi(journal, worker, intake, reader), limit)
+    _conversations(routes, Conversations(journal, worker, clock, reader), limit)
     _of_warmloop(routes, journal, worker)
     return routes
+
+
+def _beside(routes: APIRouter, compaction: Compaction, limit: int) -> None:
+    """What is asked about responses, and makes none."""
+
+    @routes.post(
+        "/v1/responses/compact",
+        responses=answers(CompactedBody, 400, 404, 409, 413, 502),
+        openapi_extra=body(CompactRequest),
+    )
+    async def compact_response(request: Request) -> Response:
+        asked = await body_of(request, limit)
+        return answer(await compaction.compact(asked, caller_of(request)))
 
 
 def _responses(routes: APIRouter, api: ResponsesApi, limit: int) -> None:

@@ -100,6 +100,16 @@ class ItemList(Told):
     has_more: bool
 
 
+class CompactedBody(Told):
+    """Messages as they were, then one `compaction` item."""
+
+    id: str
+    object: Literal["response.compaction"]
+    created_at: int
+    output: list[OutputItem]
+    usage: Usage
+
+
 class ConversationBody(Told):
     id: str
     object: Literal["conversation"]

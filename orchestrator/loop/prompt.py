@@ -175,8 +175,12 @@ def compacted_message(event: Compacted) -> Message:
     """What stands in the place of turns that left the prompt."""
     if not event.text:
         return {"role": "system", "content": LEFT}
-    # A model wrote the summary, of text that tools gave, too: it may not speak as we do.
-    return {"role": "user", "content": f"{LEFT} A summary of them:\n{event.text}"}
+    return summary_message(event.text)
+
+
+def summary_message(text: str) -> Message:
+    """A model wrote the summary, of text that tools gave, too: it may not speak as we do."""
+    return {"role": "user", "content": f"{LEFT} A summary of them:\n{text}"}
 
 
 def notice_message(notice: Notice) -> Message:
@@ -217,6 +221,8 @@ def messages_of(items: Sequence[Item], *, reply_tool: bool) -> list[Message]:
         elif kind == "function_call_output":
             output = _text(item.get("output"), f"{where}.output")
             messages.append(tool_message(_string(item, "call_id", where), output))
+        elif kind == "compaction":
+            messages.append(summary_message(_string(item, "text", where)))
         elif kind == "reasoning":
             reasoning = _reasoning(item)
         elif kind not in LEFT_OUT:

@@ -13,10 +13,10 @@ from contextlib import aclosing
 
 import msgspec
 
-from orchestrator.loop.events import Compacted
+from orchestrator.loop.events import Compacted, Item
 from orchestrator.loop.history import items_of
 from orchestrator.loop.prompt import canonical
-from orchestrator.loop.state import Compact, Shown
+from orchestrator.loop.state import Compact
 from orchestrator.model import Done, ModelClient, ModelError, ModelTurn, Routed, TextDelta
 from serving.config.context import ContextConfig
 from serving.config.model import Prices
@@ -44,12 +44,13 @@ async def summarised(
     event = step.event
     text: list[str] = []
     model, done = "", Done("")
+    transcript = _transcript(items_of(step.replaced, as_calls=False), MAX_BYTES)
     body = canonical(
         {
             "max_tokens": context.summary_tokens,
             "messages": [
                 {"role": "system", "content": ASKED},
-                {"role": "user", "content": _transcript(step.replaced)},
+                {"role": "user", "content": transcript},
             ],
             "model": context.summary_model,
             "stream": True,
@@ -81,9 +82,29 @@ async def summarised(
     )
 
 
-def _transcript(replaced: Sequence[Shown]) -> str:
-    raw = canonical(items_of(replaced, as_calls=False))
-    if len(raw) <= MAX_BYTES:
+def asked(items: Sequence[Item], most: int) -> list[Item]:
+    """The same question as the input of a response of its own; at most so many bytes are read."""
+    said = (("developer", ASKED), ("user", _transcript(items, most)))
+    return [
+        {"type": "message", "role": role, "content": [{"type": "input_text", "text": text}]}
+        for role, text in said
+    ]
+
+
+def _transcript(items: Sequence[Item], most: int) -> str:
+    raw = canonical([*map(_told, items)])
+    if len(raw) <= most:
         return raw.decode()
-    half = MAX_BYTES // 2
+    half = most // 2
     return f"{raw[:half].decode('utf-8', 'ignore')} [...] {raw[-half:].decode('utf-8', 'ignore')}"
+
+
+def _told(item: Item) -> Item:
+    """An item without what no model can read in a text: pictures, seals."""
+    found = {name: value for name, value in item.items() if name != "encrypted_content"}
+    if isinstance(content := found.get("content"), list):
+        found["content"] = [
+            {"type": part["type"]} if part.get("type") == "input_image" else part
+            for part in content
+        ]
+    return found

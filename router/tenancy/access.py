@@ -121,6 +121,10 @@ class Access:
             return OPEN
         return self._tenants.get(name) or Tenant(name=name, salt=self._contents.salt(name))
 
+    def key(self, purpose: str, tenant: str) -> bytes:
+        """A tenant's own key; no secret where no tenants are configured."""
+        return self._contents.key(purpose, tenant)
+
     def refresh(self) -> None:
         """Read the file if it has changed. A broken one changes nothing, and is complained of."""
         stamp = self._file.stamp()
