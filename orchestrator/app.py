@@ -35,6 +35,7 @@ from orchestrator.worker.guard_metrics import GuardMetrics
 from orchestrator.worker.journal_metrics import JournalMetrics
 from orchestrator.worker.run_metrics import RunMetrics
 from orchestrator.worker.worker import Worker
+from router import counting
 from router.adapters.adapter_set import KnownAdapters
 from router.adapters.keeper import Keeper
 from router.adapters.routes import Adapters, adapter_routes
@@ -141,6 +142,7 @@ def create_app(config: StackConfig) -> ASGIApp:
         clock,
         key_of=partial(access.key, sealing.PURPOSE),
         context_tokens=sizes.of,
+        count=partial(counting.count, router),
     )
     chat = AgentTurns(auto, journal, worker, intake, agents)
     adapters = adapter_routes(Adapters(config, table, keeper))

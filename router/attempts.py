@@ -146,7 +146,7 @@ class Attempts:
         source = course.turn.body
         name = wire_name(engine, course.model)
         if course.how is not None:
-            tokenize = partial(self._tokenize, course, engine)
+            tokenize = partial(self.tokenize, engine, request_id=course.turn.request_id)
             source, course.rest = await prepare(course.how, engine, name, tokenize)
         if course.plan is not None:
             body = course.plan.body(source, name)
@@ -172,12 +172,12 @@ class Attempts:
             engine.url, course.path, body, turn.headers, turn.request_id, mark=mark
         )
 
-    async def _tokenize(self, course: Course, engine: Engine, question: bytes) -> Any:
+    async def tokenize(self, engine: Engine, question: bytes, request_id: str) -> Any:
         """The answer of the engine's tokenizer; None where it has none."""
         try:
             async with asyncio.timeout(_TOKENIZE_S):
                 upstream = await self._forwarder.send(
-                    engine.url, "/tokenize", question, {}, course.turn.request_id
+                    engine.url, "/tokenize", question, {}, request_id
                 )
                 try:
                     body = b"".join([chunk async for chunk in upstream.chunks()])

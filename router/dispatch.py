@@ -103,7 +103,7 @@ class Router:
             lambda: self.scheduler.queued,
         )
         self._forwarder = Forwarder(config.front)
-        self._tool_plans = ToolPlans(config.tools)
+        self.tool_plans = ToolPlans(config.tools)
         self.clock = clock
         self.attempts = Attempts(
             config.router,
@@ -177,7 +177,7 @@ class Router:
         record.model, record.adapter = parent or model, model if parent else ""
         if turn.tier is not None:
             tiers.note(record, turn.tier)
-        plan = self._tool_plans.plan(turn.path, ask, self.config.models[record.model])
+        plan = self.tool_plans.plan(turn.path, ask, self.config.models[record.model])
         claim = Claim(
             model,
             identity.on(model),

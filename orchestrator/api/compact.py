@@ -22,7 +22,13 @@ from orchestrator.api.inbound import Reader, Strict, validate, wrong, wrong_at
 from orchestrator.api.intake import Caller, Intake, new_id
 from orchestrator.api.open_calls import open_calls
 from orchestrator.api.response_items import normal
-from orchestrator.api.response_request import CacheOptions, CreateRequest, Items, ServiceTier
+from orchestrator.api.response_request import (
+    CacheOptions,
+    CacheRetention,
+    CreateRequest,
+    Items,
+    ServiceTier,
+)
 from orchestrator.api.response_stream import at_end
 from orchestrator.api.sealing import seal
 from orchestrator.clock import Clock
@@ -46,7 +52,7 @@ class CompactRequest(Strict):
     previous_response_id: str | None = Field(default=None, min_length=1)
     prompt_cache_key: str | None = Field(default=None, max_length=512)
     prompt_cache_options: CacheOptions | None = None
-    prompt_cache_retention: str | None = None
+    prompt_cache_retention: CacheRetention | None = None
     service_tier: ServiceTier | None = None
 
     @model_validator(mode="before")

@@ -172,8 +172,17 @@ class Intake:
         before = fold_all(upto(log, previous))
         if before.run is not None:
             raise _busy(f"previous_response_id: {previous} is still in progress")
-        as_calls = before.agent.partition("@")[0] == agent.name
-        return items_of(before.history, as_calls=as_calls)
+        return _items_for(agent, before)
+
+    async def items_in(self, conversation: str, agent: Agent, caller: Caller) -> list[Item]:
+        """What its next request finds before it. Raises NotFound, Conflict."""
+        log = await self._journal.read(conversation)
+        state = fold_all(log)
+        if not log or state.purged or state.tenant != caller.name:
+            raise unknown_conversation(conversation)
+        if state.run is not None:
+            raise _busy(f"conversation: {state.run.response_id} is still in progress in it")
+        return _items_for(agent, state)
 
     async def _again(self, ref: ResponseRef, asked: Asked) -> ResponseRef:
         log = await self._journal.read(ref.conversation, ref.first_seq - 1)
@@ -394,6 +403,10 @@ def _is_stored(log: Sequence[Recorded], ref: ResponseRef, tenant: str) -> bool:
         and accepted.tenant == tenant
         and accepted.request.get("store") is not False
     )
+
+
+def _items_for(agent: Agent, state: State) -> list[Item]:
+    return items_of(state.history, as_calls=state.agent.partition("@")[0] == agent.name)
 
 
 def _is_agent(state: State, asked: Asked) -> bool:

@@ -34,6 +34,7 @@ Metadata = Annotated[
     Field(max_length=16),
 ]
 ServiceTier = Literal["auto", "default", "fast", "flex", "priority"]
+CacheRetention = Literal["in_memory", "in-memory", "24h"]
 INCLUDABLE = (
     "reasoning.encrypted_content",
     "file_search_call.results",
@@ -116,7 +117,7 @@ class CreateRequest(Strict):
     service_tier: ServiceTier | None = None
     prompt_cache_key: str | None = Field(default=None, max_length=512)
     prompt_cache_options: CacheOptions | None = None
-    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
+    prompt_cache_retention: CacheRetention | None = None
     safety_identifier: str | None = Field(default=None, max_length=128)
     user: str | None = Field(default=None, max_length=512)
 
@@ -165,15 +166,17 @@ class CreateRequest(Strict):
     def facts(self) -> dict[str, Any]:
         """All but the input and the way of delivery, as the log keeps it: what was not said is
         not there."""
-        found = self.model_dump(
-            by_alias=True,
-            exclude={"input", "previous_response_id", "conversation", "stream", "stream_options"},
-            exclude_none=True,
-        )
-        for tool in found.get("tools", ()):
-            tool.setdefault("parameters", None)
-            tool.setdefault("strict", None)
-        return found
+        elsewhere = ("input", "previous_response_id", "conversation", "stream", "stream_options")
+        return stated(self, *elsewhere)
+
+
+def stated(request: Strict, *elsewhere: str) -> dict[str, Any]:
+    """What a request says, but for these fields."""
+    found = request.model_dump(by_alias=True, exclude={*elsewhere}, exclude_none=True)
+    for tool in found.get("tools", ()):
+        tool.setdefault("parameters", None)
+        tool.setdefault("strict", None)
+    return found
 
 
 def refuse_unsupported(body: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
     POST   /v1/responses                  accept durably, then: wait | stream | return (background)
     POST   /v1/responses/compact          a window in place of a long conversation
+    POST   /v1/responses/input_tokens     how long a request's prompt would be
     GET    /v1/responses/{id}             as the log stands; ?stream=true&starting_after=N: replay
                                           from the log, then live
     DELETE /v1/responses/{id}
@@ -25,6 +26,7 @@ import msgspec
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BeforeValidator
+from starlette.convertors import Convertor, register_url_convertor
 
 from orchestrator.api import waiting
 from orchestrator.api.compact import Compaction, CompactRequest
@@ -35,6 +37,7 @@ from orchestrator.api.conversations import (
     UpdateConversation,
 )
 from orchestrator.api.inbound import Reader
+from orchestrator.api.input_tokens import Count, CountRequest, InputTokens
 from orchestrator.api.intake import Caller, Intake
 from orchestrator.api.listing import Order, Page
 from orchestrator.api.response_request import CreateRequest
@@ -49,6 +52,7 @@ from orchestrator.api.schema import (
     OutputItem,
     PurgedCount,
     ResponseBody,
+    TokenCount,
     body,
 )
 from orchestrator.api.sealing import KeyOf, open_to_all
@@ -64,6 +68,21 @@ from serving.errors import Conflict, Unavailable
 
 MAX_KEY = 255
 """Characters of an Idempotency-Key."""
+
+
+class _ResponseId(Convertor[str]):
+    """Whatever is not the name of a route of its own: that one says which methods it takes."""
+
+    regex = "(?!(?:compact|input_tokens)(?:/|$))[^/]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("response_id", _ResponseId())
 
 
 def _flag(value: Any) -> Any:
@@ -89,22 +108,25 @@ def build_routes(
     *,
     key_of: KeyOf = open_to_all,
     context_tokens: Callable[[str], int] = lambda _: 0,
+    count: Count,
 ) -> APIRouter:
     """The routes; whoever builds them starts and ends journal and worker.
 
-    `key_of` gives a tenant's key for what clients carry for us, `context_tokens` a model's context.
+    `key_of` gives a tenant's key for what clients carry for us, `context_tokens` a model's context,
+    `count` the tokens of a prompt.
     """
     routes = APIRouter(route_class=JournalRoute)
     limit = config.front.max_body_bytes
     reader = Reader(config.front.media_hosts, key_of)
-    _beside(routes, Compaction(journal, intake, clock, reader, context_tokens), limit)
+    compaction = Compaction(journal, intake, clock, reader, context_tokens)
+    _beside(routes, compaction, InputTokens(intake, reader, count), limit)
     _responses(routes, ResponsesApi(journal, worker, intake, reader), limit)
     _conversations(routes, Conversations(journal, worker, clock, reader), limit)
     _of_warmloop(routes, journal, worker)
     return routes
 
 
-def _beside(routes: APIRouter, compaction: Compaction, limit: int) -> None:
+def _beside(routes: APIRouter, compaction: Compaction, tokens: InputTokens, limit: int) -> None:
     """What is asked about responses, and makes none."""
 
     @routes.post(
@@ -116,10 +138,18 @@ def _beside(routes: APIRouter, compaction: Compaction, limit: int) -> None:
         asked = await body_of(request, limit)
         return answer(await compaction.compact(asked, caller_of(request)))
 
+    @routes.post(
+        "/v1/responses/input_tokens",
+        responses=answers(TokenCount, 400, 404, 409, 413),
+        openapi_extra=body(CountRequest),
+    )
+    async def count_input_tokens(request: Request) -> Response:
+        return answer(await tokens.count(await body_of(request, limit), caller_of(request)))
+
 
 def _responses(routes: APIRouter, api: ResponsesApi, limit: int) -> None:
     path = "/v1/responses"
-    one = path + "/{response_id}"
+    one = path + "/{response_id:response_id}"
 
     @routes.post(
         path,

@@ -110,6 +110,13 @@ class CompactedBody(Told):
     usage: Usage
 
 
+class TokenCount(Told):
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+    warmloop: dict[str, Any]
+    """Whose tokenizer counted."""
+
+
 class ConversationBody(Told):
     id: str
     object: Literal["conversation"]

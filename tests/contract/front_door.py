@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -38,6 +39,7 @@ from orchestrator.tools.base import tool
 from orchestrator.tools.functions import from_function
 from orchestrator.worker.offers import Offers
 from orchestrator.worker.worker import Worker
+from router import counting
 from router.dispatch import Router
 from router.http import api
 from router.http import server as serve
@@ -174,7 +176,14 @@ async def front_door(
     worker = Worker(journal=journal, agents=agents, models=model, offers=offers, delta_batch_s=0.0)
     router = Router(config, StaticTable(config), also_models=agents.names, sink=lambda _: None)
     intake = Intake(journal, worker, agents, clock, models_of=lambda _: config.models.values())
-    routes = build_routes(journal, worker, intake, config, clock)
+    routes = build_routes(
+        journal,
+        worker,
+        intake,
+        config,
+        clock,
+        count=partial(counting.count, router),
+    )
     async with AsyncExitStack() as life:
         life.push_async_callback(journal.close)
         await life.enter_async_context(worker)

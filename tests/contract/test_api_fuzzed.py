@@ -59,7 +59,7 @@ def test_every_route_that_is_served_is_in_the_schema_or_has_a_reason_not_to_be(
     app = gate.inner
     assert isinstance(app, FastAPI)
     served = {
-        (route.path.replace(":path", ""), method.lower())
+        (route.path_format, method.lower())
         for route in app.routes
         if isinstance(route, Route)
         for method in route.methods or ()

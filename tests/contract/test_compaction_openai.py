@@ -189,6 +189,15 @@ async def test_without_a_summary_there_is_no_window(
     assert (refused.value.status_code, said in refused.value.message) == (status, True)
 
 
+@pytest.mark.parametrize("name", ["compact", "input_tokens"])
+async def test_its_path_is_no_id_of_a_response(front: Front, name: str) -> None:
+    for method in ("GET", "DELETE"):
+        async with front.http.request(method, f"/v1/responses/{name}") as answer:
+            assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    async with front.http.post(f"/v1/responses/{name}/cancel") as answer:
+        assert answer.status == 404
+
+
 async def test_the_side_response_is_journaled_and_cannot_be_fetched(front: Front) -> None:
     window = await front.client.responses.compact(model="desk", input="hi")
     assert await front.journal.find_response(window.id) is not None

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from orchestrator.journal.sqlite import SqliteJournal
 from orchestrator.model import ModelError, ModelTurn
 from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
 from orchestrator.worker.worker import Worker
+from router import counting
 from router.dispatch import Router
 from router.http import api
 from serving.config.stack import StackConfig
@@ -81,7 +83,8 @@ async def stack(folder: Path) -> AsyncIterator[tuple[str, ScriptedModel]]:
     worker = Worker(journal=journal, agents=known, models=model, delta_batch_s=0.0)
     router = Router(config, StaticTable(config), sink=lambda _: None)
     intake = Intake(journal, worker, known, clock, models_of=lambda _: config.models.values())
-    routes = build_routes(journal, worker, intake, config, clock)
+    count = partial(counting.count, router)
+    routes = build_routes(journal, worker, intake, config, clock, count=count)
     async with AsyncExitStack() as life:
         life.push_async_callback(journal.close)
         await life.enter_async_context(worker)
