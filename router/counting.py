@@ -20,7 +20,7 @@ from router.placing.fleet import wire_name
 from router.tiers.turn_types import AUTO
 from serving.errors import BadRequest
 from serving.protocol import CHAT, parse
-from serving.table import Engine
+from serving.tables.base import Engine
 
 ASKED = frozenset({"model", "messages", "tools"})
 """What of a request a chat template renders."""
