@@ -115,6 +115,8 @@ async def test_a_change_of_tools_is_said_to_reach_the_conversations_that_it_reac
         async with asyncio.timeout(20):
             while server.listing == before:  # noqa: ASYNC110 another task's doing has no event
                 await asyncio.sleep(0.01)
-        assert "new conversations get them, running ones keep theirs" in caplog.text
+        assert (
+            "new conversations get them, running ones when their prompt is rewritten" in caplog.text
+        )
     finally:
         await server.stop()

@@ -274,8 +274,8 @@ def test_two_processes_at_once_fetch_once_and_both_get_it(shop: Shop) -> None:
 import sys
 sys.path.insert(0, {str(CHECKOUT)!r})
 from pathlib import Path
-from serving import weights
-from serving.config import ModelConfig
+from serving.models import weights
+from serving.config.model import ModelConfig
 model = ModelConfig.model_validate_json({shop.model().model_dump_json()!r})
 print(weights.fetch("small", model, progress=lambda p: print(p, file=sys.stderr),
                     python=Path({str(shop.python(seconds=0.5))!r})))
@@ -325,8 +325,8 @@ def killed_while_converting(shop: Shop, tmp_path: Path) -> Iterator[None]:
 import sys
 sys.path.insert(0, {str(CHECKOUT)!r})
 from pathlib import Path
-from serving import weights
-from serving.config import ModelConfig
+from serving.models import weights
+from serving.config.model import ModelConfig
 model = ModelConfig.model_validate_json({shop.model().model_dump_json()!r})
 print(flush=True)
 weights.fetch("small", model, python=Path({str(shop.python(seconds=600))!r}))
@@ -466,8 +466,8 @@ def test_a_download_ends_with_a_fetch_that_was_killed(shop: Shop, tmp_path: Path
     code = f"""
 import sys
 sys.path.insert(0, {str(CHECKOUT)!r})
-from serving import weights
-from serving.config import ModelConfig
+from serving.models import weights
+from serving.config.model import ModelConfig
 weights.fetch("small", ModelConfig.model_validate_json({shop.model().model_dump_json()!r}))
 """
     other = subprocess.Popen(
