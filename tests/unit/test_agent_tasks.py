@@ -12,6 +12,7 @@ from serving.errors import ConfigError
 
 ASKED, EXAMPLES = load()
 ALL = [*ASKED, *EXAMPLES]
+LOOKS_AGAIN = "example-look-again"
 each_task = pytest.mark.parametrize("task", ALL, ids=lambda task: task.name)
 
 
@@ -34,8 +35,16 @@ def test_the_reference_solution_is_accepted_and_no_tool_refuses_a_step(
     task: Task, tmp_path: Path
 ) -> None:
     done, answer = play(task.furnish(tmp_path), task.solution)
-    assert [told.text for _, _, told in done if told.refused] == []
+    refused = [told.text for _, _, told in done if told.refused]
+    assert len(refused) == (task.name == LOOKS_AGAIN)
     assert judge(task, tmp_path, answer).wrong == ""
+
+
+def test_an_example_shows_that_a_refusal_is_no_answer(tmp_path: Path) -> None:
+    (task,) = (each for each in EXAMPLES if each.name == LOOKS_AGAIN)
+    done, _ = play(task.furnish(tmp_path), task.solution)
+    assert done[0][2].refused
+    assert not done[-1][2].refused
 
 
 @pytest.mark.parametrize(
