@@ -43,7 +43,7 @@ import asyncio, sys
 sys.path.insert(0, {str(CHECKOUT)!r})
 from pathlib import Path
 import aiohttp
-from serving.config import ModelConfig
+from serving.config.model import ModelConfig
 from serving.engines import adapter_for
 from serving.engines.base import EngineSpec
 from serving.engines.ports import free_port
