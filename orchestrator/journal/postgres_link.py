@@ -7,12 +7,12 @@ for ever: a server that does not answer is as good as down, and says so after `s
 from __future__ import annotations
 
 import os
-from importlib import resources
 from typing import Any
 
 import asyncpg
 
 from orchestrator.journal.base import JournalFull
+from orchestrator.journal.schemas import missing
 from serving.config.journal import PASSWORD_VARIABLE, JournalConfig
 
 Connection = Any
@@ -69,17 +69,13 @@ def unusable(error: BaseException) -> JournalFull:
 
 async def migrate(connection: Connection) -> None:
     """Apply the numbered migrations that this database has not seen, one process at a time."""
-    folder = resources.files("orchestrator.journal") / "migrations" / "postgres"
-    scripts = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
     async with connection.transaction():
         await connection.execute("SET LOCAL statement_timeout = 0")
         await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATING, timeout=MIGRATION_S)
         await connection.execute(VERSIONS)
         version = await connection.fetchval(VERSION)
-        if version > len(scripts):
-            raise JournalFull(f"the journal's database is of a later release (schema {version})")
-        for number, script in enumerate(scripts[version:], version + 1):
-            await connection.execute(script.read_text(encoding="utf-8"), timeout=MIGRATION_S)
+        for number, script in missing("postgres", version):
+            await connection.execute(script, timeout=MIGRATION_S)
             await connection.execute(
                 "INSERT INTO warmloop_migrations (version) VALUES ($1)", number
             )

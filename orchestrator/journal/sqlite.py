@@ -25,7 +25,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from orchestrator.journal.base import (
     ResponseRef,
     Spent,
 )
+from orchestrator.journal.schemas import missing
 from orchestrator.journal.sqlite_writer import Append, Operation, Renew, Scrub, Write, Writer
 from orchestrator.journal.tails import Tails
 from orchestrator.journal.watch import Nobody, Watch, watched
@@ -151,7 +151,7 @@ class SqliteJournal:
             connection = _connect(self._path)
             _migrate(connection)
             self._reading = _connect(self._path)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, JournalFull) as error:
             os.close(self._lock)
             raise JournalFull(f"{path}: cannot be used as a journal: {error}") from error
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-read")
@@ -401,12 +401,7 @@ def _extend(wal: Path) -> None:
 def _migrate(connection: sqlite3.Connection) -> None:
     """Apply the numbered migrations that this file has not seen; void the leases of the dead."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    folder = resources.files("orchestrator.journal") / "migrations" / "sqlite"
-    scripts = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
-    if version > len(scripts):
-        raise sqlite3.DatabaseError(f"it is of a later release (schema {version})")
-    for number, script in enumerate(scripts[version:], version + 1):
-        sql = script.read_text(encoding="utf-8")
+    for number, sql in missing("sqlite", version):
         connection.executescript(f"BEGIN;\n{sql}\nPRAGMA user_version={number};\nCOMMIT;")
     # The lock says that no other process runs, so nobody holds what these leases say.
     connection.execute("UPDATE conversations SET owner = '', expires_at = 0 WHERE owner != ''")

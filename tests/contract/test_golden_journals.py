@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.journal.sqlite import SqliteJournal
 from orchestrator.loop import events
-from tests.golden.meaning import FOLDS, journals, meanings, restore
+from tests.golden.meaning import FOLDS, journals, meanings_in, restore
 
 NAMES = journals()
 
@@ -29,7 +29,7 @@ async def test_a_journal_of_a_release_still_means_the_same(name: str, tmp_path: 
     restore(name, tmp_path / "journal.db")
     expected = json.loads(FOLDS.read_text(encoding="utf-8"))
     assert name in expected, "run python tests/golden/meaning.py"
-    found = await meanings(tmp_path / "journal.db")
+    found = await meanings_in(tmp_path / "journal.db")
     # A change here changes what running conversations will do after an upgrade: events may only
     # gain fields, and a new meaning needs a new event.
     assert found == expected[name]

@@ -1,6 +1,7 @@
 """Writes a golden journal with the code of the checkout that it is run in.
 
-    python tests/golden/make.py tests/golden/journal-NAME.sql
+    python tests/golden/make.py tests/golden/journal-NAME.sql     as SQLite
+    python tests/golden/make.py tests/golden/postgres-NAME.sql    as PostgreSQL
 
 Run it when the schema or the events change, before a release, and commit what it wrote: the file of
 an older release stays as it is for ever. What the fold of each must give is in `folds.json`, which
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from orchestrator.journal.base import Journal
 from orchestrator.journal.sqlite import SqliteJournal
 from orchestrator.loop import events as ev
 
@@ -119,8 +122,8 @@ def decided() -> list[ev.AnyEvent]:
     ]
 
 
-async def write(path: Path) -> None:
-    journal = SqliteJournal(path)
+async def write(journal: Journal) -> None:
+    await journal.start()
     logs = {"finished": finished(), "limited": limited(), "open": unfinished()}
     if hasattr(ev, "ApprovalDecided"):  # not in 0.1.0
         logs["decided"] = decided()
@@ -133,17 +136,38 @@ async def write(path: Path) -> None:
     await journal.close()
 
 
-def dump(path: Path) -> str:
-    connection = sqlite3.connect(path)
+def sqlite() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "journal.db"
+        asyncio.run(write(SqliteJournal(path)))
+        connection = sqlite3.connect(path)
+        try:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            return "\n".join([*connection.iterdump(), f"PRAGMA user_version={version};", ""])
+        finally:
+            connection.close()
+
+
+async def postgres() -> str:
+    from orchestrator.journal.postgres import PostgresJournal
+    from serving.config.journal import JournalConfig
+    from tests.postgres import Server
+
+    server = Server()
     try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        return "\n".join([*connection.iterdump(), f"PRAGMA user_version={version};", ""])
+        async with server.database() as url:
+            await write(PostgresJournal(JournalConfig(url=url)))
+            command = [server._bin / "pg_dump", "--inserts", "--no-owner", "--no-comments", url]
+            dump = await asyncio.to_thread(subprocess.check_output, command, text=True)
     finally:
-        connection.close()
+        server.close()
+    # Without what is for psql alone, and what says nothing of the journal.
+    idle = ("--", "\\", "SET ", "SELECT pg_catalog.set_config")
+    lines = [line for line in dump.splitlines() if line and not line.startswith(idle)]
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "journal.db"
-        asyncio.run(write(file))
-        Path(sys.argv[1]).write_text(dump(file), encoding="utf-8")
+    file = Path(sys.argv[1])
+    text = asyncio.run(postgres()) if file.name.startswith("postgres-") else sqlite()
+    file.write_text(text, encoding="utf-8")

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from orchestrator.journal.base import Recorded
+from orchestrator.journal.base import Journal, Recorded
 from orchestrator.journal.sqlite import SqliteJournal
 from orchestrator.loop.history import items_of
 from orchestrator.loop.machine import fold_all
@@ -64,11 +64,16 @@ def meaning(log: list[Recorded]) -> dict[str, Any]:
     return plain
 
 
-async def meanings(path: Path) -> dict[str, Any]:
+async def meanings(journal: Journal) -> dict[str, Any]:
+    logs = {name: await journal.read(name) for name in CONVERSATIONS}
+    return {name: meaning(log) for name, log in logs.items() if log}
+
+
+async def meanings_in(path: Path) -> dict[str, Any]:
+    """Of a SQLite file."""
     journal = SqliteJournal(path)
     try:
-        logs = {name: await journal.read(name) for name in CONVERSATIONS}
-        return {name: meaning(log) for name, log in logs.items() if log}
+        return await meanings(journal)
     finally:
         await journal.close()
 
@@ -80,7 +85,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "journal.db"
                 restore(name, path)
-                folds[name] = asyncio.run(meanings(path))
+                folds[name] = asyncio.run(meanings_in(path))
     FOLDS.write_text(json.dumps(folds, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

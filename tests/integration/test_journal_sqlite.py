@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,16 +93,6 @@ async def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path: Pat
     with pytest.raises(JournalFull, match="cannot be used as a journal"):
         SqliteJournal(path)
     assert path.read_bytes().startswith(b"these are not")
-
-
-async def test_a_journal_of_a_later_release_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "journal.db"
-    await SqliteJournal(path).close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version=99")
-    connection.close()
-    with pytest.raises(JournalFull, match="later release"):
-        SqliteJournal(path)
 
 
 @pytest.fixture

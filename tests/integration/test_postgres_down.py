@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
-import asyncpg
 import pytest
 
 from orchestrator.clock import SystemClock
@@ -292,24 +291,3 @@ async def test_a_database_that_is_not_there_is_said_without_its_password(
         await journal.start()
     assert "s3cret" not in str(caught.value)
     await journal.close()
-
-
-async def test_migrations_run_once_whoever_comes_first_and_a_later_schema_is_refused(
-    server: SmallServer,
-) -> None:
-    async with server.database() as url:
-        journals = [PostgresJournal(JournalConfig(url=url)) for _ in range(4)]
-        await asyncio.gather(*(each.start() for each in journals))
-        for each in journals:
-            await each.close()
-        connection = await asyncpg.connect(url)
-        try:
-            versions = await connection.fetch("SELECT version FROM warmloop_migrations")
-            assert [row[0] for row in versions] == list(range(1, len(versions) + 1))
-            await connection.execute("INSERT INTO warmloop_migrations (version) VALUES (99)")
-        finally:
-            await connection.close()
-        late = PostgresJournal(JournalConfig(url=url))
-        with pytest.raises(JournalFull, match="of a later release"):
-            await late.start()
-        await late.close()
