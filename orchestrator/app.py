@@ -17,7 +17,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp
 
 from orchestrator.agents import Agents
 from orchestrator.api import sealing
@@ -41,6 +40,7 @@ from router.adapters.keeper import Keeper
 from router.adapters.routes import Adapters, adapter_routes
 from router.dispatch import Router
 from router.http import api
+from router.http.asgi import Gate
 from router.peers import http as peer_http
 from router.tenancy.access import Access
 from router.tiers.auto import AutoTurns
@@ -51,7 +51,7 @@ from serving.tables import discovery
 from serving.tables.discovery import other_fronts
 
 
-def create_app(config: StackConfig) -> ASGIApp:
+def create_app(config: StackConfig) -> Gate:
     """The ASGI application of one front door.
 
     Raises ConfigError when an agent's tools, the variables of an MCP server, the list of adapters

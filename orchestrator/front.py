@@ -1,7 +1,7 @@
 """The front-door process: the app of `app.py` under uvicorn.
 
 Started by the supervisor under a guardian, or by Ray on each node of the `front` group. It exits
-with 2 and one line when its configuration or its journal cannot be used.
+with one line when its configuration or its journal cannot be used.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from orchestrator.app import create_app
 from router import logs
@@ -31,15 +32,23 @@ def main() -> None:
         stack = stack_file.load(args.config)
         app = create_app(stack)
     except WarmloopError as error:
-        sys.stderr.write(f"warmloop: {error}\n")
-        sys.exit(error.exit_code)
+        _exit(error)
     if args.check:
         os._exit(0)  # at once: a tool's module may have started threads that never end
     logs.install()
     if warning := exposed(stack):
         logging.getLogger("warmloop.front").warning(warning)
     port = stack.front.port if args.port is None else args.port
-    server.server(app, stack.front.model_copy(update={"port": port})).run()
+    try:
+        server.server(app, stack.front.model_copy(update={"port": port})).run()
+    finally:
+        if app.unstarted is not None:
+            _exit(app.unstarted)
+
+
+def _exit(why: WarmloopError) -> NoReturn:
+    sys.stderr.write(f"warmloop: {why}\n")
+    sys.exit(why.exit_code)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from router import logs
 from router.http.refusals import error_body, error_headers, internal, request_id_of
 from router.http.wire import Forwarding
-from serving.errors import RequestError
+from serving.errors import RequestError, WarmloopError
 
 _log = logging.getLogger("warmloop.front")
 
@@ -40,10 +40,12 @@ class Gate:
         self.forwarding = forwarding
         self.routes = routes
         self.inner = inner
+        self.unstarted: WarmloopError | None = None
+        """Why it did not start, where we know why."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.inner(scope, receive, send)
+            await self._live(scope, receive, send)
             return
         request_id = scope["warmloop.request_id"] = request_id_of(scope["headers"])
         started = False
@@ -76,3 +78,23 @@ class Gate:
             _log.exception("request %s failed", request_id)
             if not started:
                 await send_error(send, internal(request_id), scope["path"], request_id)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Start and end. An error of ours says why by itself: its traceback is not told."""
+        failed: list[Message] = []
+
+        async def holding(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                failed.append(message)
+            else:
+                await send(message)
+
+        try:
+            await self.inner(scope, receive, holding)
+        except Exception as error:
+            for message in failed:
+                if isinstance(error, WarmloopError):
+                    self.unstarted = error
+                    message["message"] = ""
+                await send(message)
+            raise

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -183,3 +185,22 @@ async def test_while_the_databases_disk_is_full_requests_are_told_and_afterwards
     assert asked[0]["id"] == asked[1]["id"]
     for each in (began, asked[0]):
         assert await world.completed(world.other, each["id"]) == WORDS
+
+
+async def test_a_front_door_that_cannot_use_its_journal_says_why_in_a_line_and_ends(
+    tmp_path: Path,
+) -> None:
+    models = {"big": {"engine": "external", "urls": ["http://127.0.0.1:9"]}}
+    journal = {"url": f"postgresql://postgres@/none?host={tmp_path}"}
+    stack = tmp_path / "stack.yaml"
+    stack.write_text(yaml.safe_dump({"models": models, "journal": journal}))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "orchestrator.front", "--config", str(stack), "--port", "0"),
+        env={**os.environ, "WARMLOOP_HOME": str(tmp_path)},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE_S):
+        _, said = await process.communicate()
+    assert process.returncode == 1
+    assert b"Traceback" not in said
+    assert said.splitlines()[-1].startswith(b"warmloop: the journal's database cannot be used: ")
