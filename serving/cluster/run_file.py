@@ -21,7 +21,7 @@ NAME = "cluster.json"
 EVENTS = "events.jsonl"
 """Progress, one line of JSON each; see `serving.cluster`."""
 TOKEN = "ray-token"  # noqa: S105 a file's name
-PACKAGES = Path(__file__).resolve().parents[1]
+PACKAGES = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True)

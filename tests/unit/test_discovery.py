@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from aiohttp import web
 from serving.cluster import directory, front_queues
 from serving.cluster.directory import Snapshot, encode
 from serving.cluster.front_queues import Queue
-from serving.cluster.run_file import RunFile, make_token, read_run_file, write_run_file
+from serving.cluster.run_file import RunFile, import_env, make_token, read_run_file, write_run_file
 from serving.config.model import SimulatorConfig
 from serving.config.stack import StackConfig
 from serving.errors import ConfigError
@@ -306,6 +307,11 @@ def test_a_stack_of_external_engines_never_imports_ray() -> None:
     )
     root = str(Path(directory.__file__).parents[1])
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_children_find_our_packages_in_the_checkout() -> None:
+    first = import_env()["PYTHONPATH"].split(os.pathsep)[0]
+    assert (Path(first) / "serving" / "__init__.py").is_file()
 
 
 def test_the_run_file_is_whole_or_not_there(tmp_path: Path) -> None:
