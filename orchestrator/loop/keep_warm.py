@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import ceil, inf
 
+import msgspec
+
 from orchestrator.loop import context_rules
 from orchestrator.loop.compaction import RELATIVE
 from orchestrator.loop.events import ModelResult
@@ -31,37 +33,48 @@ TakesS = Callable[[str], float | None]
 """How long calls of a tool take, in seconds; None: that is not known."""
 
 
+class Touch(msgspec.Struct, frozen=True, gc=False):
+    """One that is to be made. Unix seconds."""
+
+    at: float
+    """When; it may have passed."""
+    before: float
+    """From then on it is too late."""
+
+
 def next_touch(
     state: State, around: Around, limits: AgentLimits, now: float, takes_s: TakesS
-) -> float | None:
-    """When to touch (Unix seconds; it may have passed), if this pause goes on until then."""
+) -> Touch | None:
+    """The next touch, if this pause goes on until then."""
     keep, run = around.context.keep_warm, state.run
     if keep is None or run is None or not _may(state, run, keep):
         return None
     lives_s = context_rules.copy_lives_s(state, around.context.cache_lives_s)
-    at = _moment(state.turn_at, lives_s, end_of_pause(run, now, takes_s), now, run, around)
-    if at is None:
+    ends_at = end_of_pause(run, now, takes_s)
+    touch = _moment(state.turn_at, lives_s, ends_at, now, run, around)
+    if touch is None:
         return None
-    warm = max(at, now) < state.turn_at + lives_s
+    warm = max(touch.at, now) < state.turn_at + lives_s
     tokens = state.turn_tokens
     cost = around.prices.cost_usd(prompt=tokens, cached=tokens if warm else 0, output=1)
-    return at if cost <= _left_usd(state, run, keep, limits) else None
+    return touch if cost <= _left_usd(state, run, keep, limits) else None
 
 
 def _moment(  # noqa: PLR0917 - the table above
     from_s: float, lives_s: float, ends_at: float | None, now: float, run: Run, around: Around
-) -> float | None:
+) -> Touch | None:
     keep = around.context.keep_warm
     assert keep is not None  # noqa: S101  asked before
-    gone_at, hold_at = from_s + lives_s, from_s + HOLD_AT * lives_s
+    gone_at = from_s + lives_s
+    hold = Touch(from_s + HOLD_AT * lives_s, gone_at)
     if ends_at is None or ends_at < now:
-        return hold_at if now < gone_at and _pays(run.touches + 1, around) else None
+        return hold if now < gone_at and _pays(run.touches + 1, around) else None
     if ends_at < gone_at:
         return None
     touches = run.touches + (ceil((ends_at - gone_at) / (HOLD_AT * lives_s)) or 1)
     if now < gone_at and touches <= keep.touches and _pays(touches, around):
-        return hold_at
-    return ends_at - min(keep.ahead_s, lives_s / 2)
+        return hold
+    return Touch(ends_at - min(keep.ahead_s, lives_s / 2), ends_at)
 
 
 def _may(state: State, run: Run, keep: KeepWarmConfig) -> bool:

@@ -218,7 +218,8 @@ def _agent_tool(tool_name: str, child: str, config: AgentConfig, *, fork: bool) 
         host = context.host
         if host is None or host.children is None:
             raise ToolError("agent_unavailable", "agents cannot be asked here")
-        history = items_of(host.history()) if fork else ()
+        # As its caller's prompt has them, where it answers as its caller does.
+        history = items_of(host.history(), as_calls=config.reply_tool) if fork else ()
         return await host.children.ask(child, arguments["task"], context, history)
 
     async def abandon(context: ToolContext) -> None:

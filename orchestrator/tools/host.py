@@ -58,7 +58,10 @@ class RunHost:
 
     def history(self) -> Sequence[Shown]:
         """What the model was shown before the turn whose calls are running now."""
-        history = self._book.state.history
+        state = self._book.state
+        history = state.history
+        if state.run is not None and state.run.phase == "asking":
+            return list(history)  # the turn is still being written
         for place in range(len(history) - 1, -1, -1):
             if isinstance(history[place], ModelResult):
                 return history[:place]

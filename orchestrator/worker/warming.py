@@ -34,10 +34,10 @@ from serving.config.model import Prices
 
 log = logging.getLogger("warmloop.worker")
 
-AGAIN_S = 1.0
-"""After a refusal."""
 TRIES = 5
-"""Refusals of one pause; then the prompt is let go."""
+"""Refusals of one touch, spread over the time that it has; then the prompt is let go."""
+LEAST_PAUSE_S = 0.1
+"""Between two of them."""
 
 
 class Warming:
@@ -66,6 +66,8 @@ class Warming:
         self._step = 0
         self._tries = 0
         self._not_before = 0.0
+        self._before = 0.0
+        """The next touch is too late from then on."""
 
     def due_at(self) -> float | None:
         """When the prompt is to be read again, if the pause goes on until then; None: not."""
@@ -76,8 +78,11 @@ class Warming:
             self._step, self._tries, self._not_before = state.step, 0, 0.0
         if self._tries >= TRIES:
             return None
-        at = keep_warm.next_touch(state, self._around, self._limits, now, self._takes_s)
-        return None if at is None else max(at, self._not_before)
+        touch = keep_warm.next_touch(state, self._around, self._limits, now, self._takes_s)
+        if touch is None or max(now, self._not_before) >= touch.before:
+            return None
+        self._before = touch.before
+        return max(touch.at, self._not_before)
 
     async def follow(self, step: Step) -> None:
         """While calls run, touch when it is due; before whatever else is done, end that."""
@@ -119,8 +124,10 @@ class Warming:
             event = await self._read(self._turn(run), began)
         except ModelError as error:
             is_refused = error.code == NO_TIME
+            now = self._clock.now()
+            pause_s = (self._before - now) / (TRIES - self._tries)
+            self._not_before = now + max(LEAST_PAUSE_S, pause_s)
             self._tries = self._tries + 1 if is_refused else TRIES
-            self._not_before = self._clock.now() + AGAIN_S
             runs.not_touched(self._agent, "refused" if is_refused else "failed")
             if not is_refused:
                 log.warning("%s: prompt not read: %s", self._book.lease.conversation, error)
@@ -131,6 +138,7 @@ class Warming:
             log.exception("a model client failed in an unforeseen way")
             self._tries = TRIES
         else:
+            self._tries, self._not_before = 0, 0.0
             self._book.emit(event)
             runs.touched(self._agent, event)
             # In a task of its own: this one ends with the pause, and a store must not be cut.

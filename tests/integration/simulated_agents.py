@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from orchestrator.agents import Agents, resolve
 from orchestrator.clock import FakeClock
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.loop.events import AnyEvent, ConversationStarted, ResponseAccepted
-from orchestrator.model import RouterModel
+from orchestrator.model import ModelClient, ModelEvent, ModelTurn, RouterModel
 from orchestrator.tools.base import Tool
 from orchestrator.tools.children import agent_tools
 from orchestrator.worker.worker import Worker
@@ -39,6 +39,18 @@ ONE_RUN_S = 1e6
 """Time jumps in tests: a lease must outlast that."""
 
 
+class Heard:
+    """A model client that remembers what was asked."""
+
+    def __init__(self, client: ModelClient) -> None:
+        self.turns: list[ModelTurn] = []
+        self._client = client
+
+    def turn(self, turn: ModelTurn) -> AsyncGenerator[ModelEvent, None]:
+        self.turns.append(turn)
+        return self._client.turn(turn)
+
+
 @dataclass
 class World:
     """What a test may look at."""
@@ -47,14 +59,14 @@ class World:
     simulators: list[Simulator]
     journal: MemoryJournal
     agents: Agents
-    clock: FakeClock = field(default_factory=FakeClock)
-    worker: Worker | None = None
+    clock: FakeClock
+    heard: Heard
 
     def build(self) -> Worker:
         return Worker(
             journal=self.journal,
             agents=self.agents,
-            models=RouterModel(self.router),
+            models=self.heard,
             prices={"big": PRICES},
             clock=self.clock,
             lease_s=ONE_RUN_S,
@@ -105,12 +117,16 @@ class World:
 
 @asynccontextmanager
 async def world(
-    configs: Mapping[str, AgentConfig], tools: Mapping[str, Sequence[Tool]], engines: int = 1
+    configs: Mapping[str, AgentConfig],
+    tools: Mapping[str, Sequence[Tool]],
+    engines: int = 1,
+    prefill_tokens_per_s: float = 1e6,
 ) -> AsyncIterator[World]:
     """Agents by name; the one that is asked is `desk`."""
+    cache = CACHE.model_copy(update={"prefill_tokens_per_s": prefill_tokens_per_s})
     async with AsyncExitStack() as opened:
         made = [
-            await opened.enter_async_context(simulated(f"big-{i}", CACHE, publishes=False))
+            await opened.enter_async_context(simulated(f"big-{i}", cache, publishes=False))
             for i in range(engines)
         ]
         router = Router(stack(), FakeTable(*(e for e, _ in made)), sink=lambda _: None)
@@ -125,4 +141,5 @@ async def world(
         opened.callback(agents.close)
         clock = FakeClock()
         journal = MemoryJournal(clock=clock)
-        yield World(router, [each for _, each in made], journal, agents, clock)
+        heard = Heard(RouterModel(router))
+        yield World(router, [each for _, each in made], journal, agents, clock, heard)

@@ -19,14 +19,17 @@ from orchestrator.journal.base import JournalFull, Lease, ResponseRef
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.loop.events import (
     AnyEvent,
+    CallReady,
     CancelRequested,
     ConversationStarted,
+    HistoryImported,
+    ModelResult,
     ResponseAccepted,
     ResponseFinished,
     ToolResult,
 )
 from orchestrator.loop.machine import fold_all
-from orchestrator.model import ModelTurn
+from orchestrator.model import ArgumentsDelta, CallStart, Done, ModelTurn
 from orchestrator.model_scripted import Scripted, ScriptedModel, calls, says
 from orchestrator.tools.base import tool
 from orchestrator.tools.children import agent_tools, ids_of
@@ -35,6 +38,7 @@ from orchestrator.worker.worker import Worker
 from router.tenancy.tenants import OPEN
 from serving.config.agent import AgentConfig
 from serving.config.model import Prices
+from serving.config.tool import ToolSettings
 from serving.errors import ConfigError
 
 CHILD = ids_of("c:1:call_1_0")
@@ -50,6 +54,7 @@ class Office:
         helper: list[list[Scripted]],
         *,
         allow_helper: bool = True,
+        fork: bool = False,
     ) -> None:
         self.boss, self.helper = boss, iter(helper)
         self.turns: dict[str, list[ModelTurn]] = {"boss": [], "helper": []}
@@ -64,7 +69,11 @@ class Office:
             return f"sold {item}"
 
         configs = {
-            "boss": AgentConfig(reply_tool=False, tools=("agent:helper",)),
+            "boss": AgentConfig(
+                reply_tool=False,
+                tools=("agent:helper",),
+                tool_settings={"helper": ToolSettings(fork=fork)},
+            ),
             "helper": AgentConfig(reply_tool=False, description="Counts things."),
         }
         (helping,) = agent_tools("boss", configs["boss"], configs)
@@ -348,6 +357,45 @@ async def test_a_circle_of_agents_ends() -> None:
         await worker.run("c")
     assert depth == 5
     assert fold_all(await office.journal.read("c")).last_status == "completed"
+
+
+async def test_a_fork_that_begins_while_its_call_s_turn_is_written_has_the_turn_before() -> None:
+    begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def boss(turn: int) -> list[Scripted]:
+        if turn != 2:
+            return asks_once(turn)
+        whole, other = calls(("helper", {"task": "again"}))[:3], CallStart("helper")
+        return [*whole, other, begun, ArgumentsDelta('{"task": "too"}'), Done("tool_calls")]
+
+    office = Office(boss, [says("seven"), says("eight"), says("nine")], fork=True)
+    play = office.play
+
+    def noted(turn: ModelTurn) -> list[Scripted]:
+        if len(office.turns["helper"]) == 1 and turn.agent == "helper":
+            begun.set_result(None)  # the second one
+        return play(turn)
+
+    office.model = ScriptedModel(noted)
+    async with office.open() as worker:
+        await office.ask(worker)
+        await worker.run("c")
+    log = await office.log()
+    kinds = [type(event) for event in log]
+    second = kinds.index(CallReady)
+    assert isinstance(log[second], CallReady)
+    assert second < len(kinds) - 1 - kinds[::-1].index(ModelResult)
+    shown = []
+    for call in ("c:2:call_2_0", "c:2:call_2_1"):
+        (imported,) = [
+            event
+            for event in await office.log(ids_of(call).conversation)
+            if isinstance(event, HistoryImported)
+        ]
+        shown.append(imported.items)
+    assert shown[0] == shown[1]
+    assert [item["type"] for item in shown[0][-2:]] == ["function_call", "function_call_output"]
+    assert shown[0][-1]["output"] == "seven"
 
 
 def test_an_agent_that_is_not_there_is_refused_with_the_nearest() -> None:

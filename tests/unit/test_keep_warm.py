@@ -90,7 +90,8 @@ def touched(at: float, cached: int = TOKENS, usd: float = 0.0) -> Warmed:
 def when(
     state: State, at: float = T0, given: Around | None = None, takes: float | None = None
 ) -> float | None:
-    return keep_warm.next_touch(state, given or around(), LIMITS, at, lambda _: takes)
+    touch = keep_warm.next_touch(state, given or around(), LIMITS, at, lambda _: takes)
+    return None if touch is None else touch.at
 
 
 def test_without_the_setting_nothing_is_done() -> None:
@@ -453,7 +454,8 @@ async def test_where_there_is_no_time_to_spare_it_is_tried_again_and_then_let_be
         await mine.ask()
         await mine.until(mine.digging.is_set)
         await mine.passes(80)
-        for _ in range(9):
+        assert len(mine.touches) == 1
+        for _ in range(20):
             await mine.passes(1)
         assert len(mine.touches) == 5
         assert mine.count("refused") == 5
