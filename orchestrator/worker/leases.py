@@ -2,7 +2,9 @@
 
 Of all that is held, a part is renewed at a time, what runs out first: a thousand renewals in one
 moment would hold up the turns of all. A renewal that comes back with another token, or not at all,
-means that another process has the conversation: its run here is fenced and stores nothing more.
+means that another process has the conversation, or had it while this one was frozen: its run here
+is fenced and stores nothing more. What was granted in its place is given back at once, or nobody
+could go on there until it had run out.
 """
 
 from __future__ import annotations
@@ -73,9 +75,9 @@ class Leases:
             share, at = max(1 / PARTS, (now - at) / within_s), now
             held = [(c.lease.expires_at, c) for c in claims if c.lease is not None]
             first = nsmallest(ceil(len(held) * share), held, key=itemgetter(0))
-            await asyncio.gather(*(self._renew(claim) for _, claim in first))
+            await asyncio.gather(*(self._renew(claim, claims) for _, claim in first))
 
-    async def _renew(self, claim: Claim) -> None:
+    async def _renew(self, claim: Claim, claims: Claims) -> None:
         if (held := claim.lease) is None:
             return
         try:
@@ -83,13 +85,17 @@ class Leases:
         except JournalFull as error:
             log.warning("%s: the lease cannot be renewed: %s", claim.conversation, error)
             return
-        if claim.done.done() or claim.lease is None:
+        if lease is not None and lease.token == held.token:
+            if claim.lease is not None:
+                claim.lease = lease
             return
-        lost = lease is None or lease.token != held.token
-        if lost and claim.runner is not None:
-            claim.runner.fence()
-        elif not lost:
-            claim.lease = lease
+        if claim.lease is not None:
+            claim.lease = None  # nor is it asked for again: somebody else goes on there
+            if claim.runner is not None:
+                claim.runner.fence()
+        if lease is not None and claims.get(claim.conversation) in (claim, None):
+            with suppress(JournalFull):  # then it runs out by itself
+                await self._journal.release(lease)
 
     async def _ask(self, claim: Claim) -> Lease | None:
         return await self._journal.lease(claim.conversation, self._owner, self._lease_s)

@@ -65,3 +65,75 @@ async def test_when_a_slow_journal_leaves_no_time_for_parts_all_are_renewed_at_o
     assert len(set(journal.asked)) == 100
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def _held_by_another(journal: MemoryJournal, conversation: str, clock: FakeClock) -> None:
+    """While this process is frozen another one takes the conversation, and lets go of it."""
+    clock.advance(20.0)
+    lease = await journal.lease(conversation, "w2", 9.0)
+    assert lease is not None
+    await journal.release(lease)
+
+
+async def _keep(leases: Leases, claims: Claims, clock: FakeClock, times: int) -> None:
+    keeping = asyncio.create_task(leases.keep(claims))
+    await _turns()
+    for _ in range(times):
+        clock.advance(3.0)
+        await _turns()
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def test_a_process_that_thaws_does_not_take_what_another_one_had_meanwhile() -> None:
+    clock = FakeClock()
+    journal, claims = MemoryJournal(clock=clock), Claims()
+    leases = Leases(journal, clock, "w1", lease_s=9.0)
+    claim = claims.take("c")
+    await leases.take(claim)
+    await _held_by_another(journal, "c", clock)
+    await _keep(leases, claims, clock, 3)
+    assert await journal.lease("c", "w3", 9.0) is not None
+    assert claim.lease is None
+
+
+async def test_what_another_process_still_has_is_not_asked_for_again() -> None:
+    clock = FakeClock()
+    journal, claims = MemoryJournal(clock=clock), Claims()
+    leases = Leases(journal, clock, "w1", lease_s=9.0)
+    claim = claims.take("c")
+    await leases.take(claim)
+    clock.advance(20.0)
+    others = await journal.lease("c", "w2", 4.0)
+    assert others is not None
+    await _keep(leases, claims, clock, 1)
+    assert claim.lease is None
+    await journal.release(others)
+    await _keep(leases, claims, clock, 3)
+    assert await journal.lease("c", "w3", 9.0) is not None
+
+
+async def test_a_late_renewal_leaves_the_grant_to_the_claim_that_came_after_it() -> None:
+    clock = FakeClock()
+
+    class Slow(MemoryJournal):
+        """Tells of the grant that a renewal got when the next claim has come."""
+
+        async def lease(self, conversation: str, owner: str, ttl_s: float) -> Lease | None:
+            granted = await super().lease(conversation, owner, ttl_s)
+            if renewing.is_set():
+                renewing.clear()
+                claims.drop(old)
+                fresh = claims.take("c")
+                await leases.take(fresh)
+            return granted
+
+    renewing = asyncio.Event()
+    journal, claims = Slow(clock=clock), Claims()
+    leases = Leases(journal, clock, "w1", lease_s=9.0)
+    old = claims.take("c")
+    await leases.take(old)
+    await _held_by_another(journal, "c", clock)
+    renewing.set()
+    await _keep(leases, claims, clock, 1)
+    assert await journal.lease("c", "w3", 9.0) is None, "the new claim has it"
