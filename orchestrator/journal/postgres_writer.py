@@ -10,7 +10,8 @@ more statement counts what tenants with a budget have spent.
 
 When a connection breaks, nobody knows whether its last batch was stored. All of it is told
 JournalFull, and what came last of each conversation is in doubt: the next append of the same lease
-looks first, and what is there already is not stored twice.
+looks first, and what is there already is not stored twice. A doubt is kept until then, or until the
+conversation is another's: whoever forgot it would take what nobody was told of for acknowledged.
 """
 
 from __future__ import annotations
@@ -67,15 +68,19 @@ class Writer:
         self._connection: Connection | None = None
         self._synced = True
         self._heads: OrderedDict[str, Head] = OrderedDict()
+        self._doubts: dict[str, Head] = {}
+        self._most_doubts = MAX_HEADS
         self._staged: dict[str, Head | None] = {}
+        self._found: dict[str, Head] = {}
+        """What a batch found of conversations of which nothing was known."""
 
     def holds(self, conversation: str) -> bool:
         """Does this process write to it, as far as it knows?"""
-        return conversation in self._heads
+        return self._known(conversation) is not None
 
     async def commit(self, batch: Sequence[Operation]) -> None:
         """Do all of the batch and commit it; results and errors are left in the operations."""
-        self._staged = {}
+        self._staged, self._found = {}, {}
         try:
             async with asyncio.timeout(2 * self._link.timeout_s):
                 await self._commit(batch)
@@ -89,8 +94,9 @@ class Writer:
             return
         for name, head in self._staged.items():
             self._heads.pop(name, None)
+            self._doubts.pop(name, None)
             if head is not None:
-                self._heads[name] = head
+                (self._doubts if head.in_doubt else self._heads)[name] = head
         while len(self._heads) > MAX_HEADS:
             self._heads.popitem(last=False)
 
@@ -105,6 +111,8 @@ class Writer:
         if connection is None or connection.is_closed():
             connection = self._connection = await self._link.connect()
             self._synced = True
+        if len(self._doubts) > self._most_doubts:
+            await self._recheck(connection)
         durable = any(operation.durable for operation in batch)
         if durable != self._synced:
             await connection.execute(f"SET synchronous_commit = {'on' if durable else 'off'}")
@@ -132,13 +140,30 @@ class Writer:
 
     def _doubt(self, batch: Sequence[Operation]) -> None:
         for operation in batch:
-            head = self._heads.get(operation.conversation)
+            name = operation.conversation
+            head = self._known(name) or self._found.get(name)
             if head is not None and isinstance(operation, Append):
-                self._heads[operation.conversation] = replace(head, in_doubt=True)
-                self._heads.move_to_end(operation.conversation)
+                self._heads.pop(name, None)
+                self._doubts[name] = replace(head, in_doubt=True)
+
+    async def _recheck(self, connection: Connection) -> None:
+        """Forget the doubts about conversations that others have taken since: what was appended
+        under our lease is refused there. So there are as many as there are leases, at most."""
+        rows = await connection.fetch(sql.HEADS, list(self._doubts))
+        fences = {row["name"]: row["fence"] for row in rows}
+        self._doubts = {n: h for n, h in self._doubts.items() if fences.get(n) == h.fence}
+        self._most_doubts = max(MAX_HEADS, 2 * len(self._doubts))
+
+    def _known(self, name: str) -> Head | None:
+        return self._heads.get(name) or self._doubts.get(name)
 
     def _head(self, name: str) -> Head | None:
-        return self._staged[name] if name in self._staged else self._heads.get(name)
+        return self._staged[name] if name in self._staged else self._known(name)
+
+    def _find(self, name: str, head: Head) -> None:
+        self._staged[name] = head
+        if self._known(name) is None:
+            self._found.setdefault(name, head)
 
     # -- leases --
 
@@ -166,7 +191,7 @@ class Writer:
         if fresh:
             for row in await connection.fetch(sql.ENDS, list(fresh)):
                 name = fresh[row["id"]]
-                self._staged[name] = Head(row["id"], granted[name]["fence"], row["seq"])
+                self._find(name, Head(row["id"], granted[name]["fence"], row["seq"]))
 
     async def _release(self, connection: Connection, releases: list[Release]) -> None:
         releases.sort(key=lambda each: each.conversation)
@@ -220,7 +245,7 @@ class Writer:
         unknown = [each.conversation for each in appends if self._head(each.conversation) is None]
         if unknown:
             for row in await connection.fetch(sql.HEADS, unknown):
-                self._staged[row["name"]] = Head(row["id"], row["fence"], row["seq"])
+                self._find(row["name"], Head(row["id"], row["fence"], row["seq"]))
 
     async def _settle(self, connection: Connection, append: Append, head: Head) -> bool:
         """Is what the log has beyond what we know of a beginning of this append?"""

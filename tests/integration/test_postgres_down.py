@@ -7,10 +7,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from unittest.mock import ANY
 
 import pytest
 
 from orchestrator.clock import SystemClock
+from orchestrator.journal import postgres_writer
 from orchestrator.journal.base import Account, JournalFull, Lease
 from orchestrator.journal.postgres import PostgresJournal
 from orchestrator.journal.postgres_operations import Operation
@@ -147,21 +150,64 @@ async def test_connections_that_are_cut_lose_nothing_and_double_nothing(
         await is_whole(url)
 
 
+async def unheard(journal: PostgresJournal, lease: Lease, patch: pytest.MonkeyPatch) -> None:
+    """An append that is stored, and the connection breaks before anybody hears of it."""
+    commit = journal._writer._commit
+
+    async def breaks_after(batch: Sequence[Operation]) -> None:
+        await commit(batch)
+        raise ConnectionResetError("it was stored, and nobody heard of it")
+
+    with patch.context() as broken:
+        broken.setattr(journal._writer, "_commit", breaks_after)
+        with pytest.raises(JournalFull):
+            await journal.append(lease, [ModelResult(1, 1, 1.0)], account=ACCOUNT)
+
+
+@pytest.mark.parametrize("order", ["in doubt, then forgotten", "forgotten, then in doubt"])
+async def test_what_is_in_doubt_is_not_stored_twice_after_many_other_conversations(
+    server: SmallServer, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    monkeypatch.setattr(postgres_writer, "MAX_HEADS", 4)
+    async with server.database() as url, opened(url) as journal:
+        lease = await leased(journal)
+        if order.startswith("in doubt"):
+            await unheard(journal, lease, monkeypatch)
+        for number in range(20):
+            await leased(journal, f"other-{number}")
+        if order.startswith("forgotten"):
+            await unheard(journal, lease, monkeypatch)
+        assert len(journal._writer._heads) <= 4
+        assert await journal.lease("c", "a", 600) == replace(lease, expires_at=ANY)
+        again: list[AnyEvent] = [ModelResult(1, 1, 1.0), ModelResult(2, 1, 1.0)]
+        assert await journal.append(lease, again, account=ACCOUNT) == 2
+        assert [each.event for each in await journal.read("c")] == again
+        (spent,) = await journal.spent(0.0, but_by="")
+        assert spent.spending.turns == 2
+
+
+async def test_doubts_of_conversations_that_others_have_now_are_forgotten(
+    server: SmallServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_writer, "MAX_HEADS", 4)
+    async with server.database() as url, opened(url) as journal:
+        for number in range(20):
+            lease = await journal.lease(f"c{number}", "a", 0.001)
+            assert lease is not None
+            await unheard(journal, lease, monkeypatch)
+            await asyncio.sleep(0.01)
+            async with opened(url) as other:
+                assert await other.lease(f"c{number}", "b", 600) is not None
+        await leased(journal, "last")
+        assert len(journal._writer._doubts) <= 8
+
+
 async def test_what_is_in_doubt_stays_so_when_somebody_else_asks_for_the_lease(
     server: SmallServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with server.database() as url, opened(url) as journal:
         lease = await leased(journal)
-        commit = journal._writer._commit
-
-        async def breaks_after(batch: Sequence[Operation]) -> None:
-            await commit(batch)
-            raise ConnectionResetError("it was stored, and nobody heard of it")
-
-        monkeypatch.setattr(journal._writer, "_commit", breaks_after)
-        with pytest.raises(JournalFull):
-            await journal.append(lease, [ModelResult(1, 1, 1.0)], account=ACCOUNT)
-        monkeypatch.setattr(journal._writer, "_commit", commit)
+        await unheard(journal, lease, monkeypatch)
         assert await journal.lease("c", "somebody else here", 10) is None
         again: list[AnyEvent] = [ModelResult(1, 1, 1.0), ModelResult(2, 1, 1.0)]
         assert await journal.append(lease, again, account=ACCOUNT) == 2
