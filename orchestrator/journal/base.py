@@ -163,6 +163,9 @@ class Journal(Protocol):
         """Conversations that asked a person for more than was decided, the oldest first, from the
         one behind `after` on (empty: the first). Not all of it need still wait: their logs say."""
 
+    async def present(self, conversations: Sequence[str]) -> list[str]:
+        """Those of them that are there, and not gone for good; one question for all."""
+
     async def purge(
         self,
         lease: Lease,

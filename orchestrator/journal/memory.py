@@ -151,6 +151,11 @@ class MemoryJournal:
         behind = names[names.index(after) + 1 :] if after in self._logs else names
         return [name for name in behind if self._asks(name)][:limit]
 
+    async def present(self, conversations: Sequence[str]) -> list[str]:
+        return [
+            each for each in conversations if each in self._logs and not self._logs[each].purged
+        ]
+
     def _asks(self, name: str) -> bool:
         log = [each.event for each in self._logs[name].entries]
         asked = sum(isinstance(event, ApprovalRequested) for event in log)

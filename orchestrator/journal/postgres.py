@@ -165,6 +165,9 @@ class PostgresJournal:
     async def asking(self, after: str, limit: int) -> list[str]:
         return [name for (name,) in await self._ask(sql.ASKING, after, limit)]
 
+    async def present(self, conversations: Sequence[str]) -> list[str]:
+        return [name for (name,) in await self._ask(sql.PRESENT, conversations)]
+
     async def purge(
         self,
         lease: Lease,
@@ -233,7 +236,7 @@ class PostgresJournal:
     async def _refs(self, query: str, *values: str | float) -> list[ResponseRef]:
         return [ResponseRef(*row) for row in await self._ask(query, *values)]
 
-    async def _ask(self, query: str, *values: Any) -> list[Any]:
+    async def _ask(self, query: str, *values: Any | Sequence[str]) -> list[Any]:
         if self._pool is None or self._closed:
             raise JournalFull("the journal is closed")
         if any(isinstance(value, str) and "\0" in value for value in values):

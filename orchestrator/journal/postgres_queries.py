@@ -197,6 +197,9 @@ WHERE NOT purged AND created_at <= $1 AND expires_at <= $1 AND NOT EXISTS (
 ) ORDER BY created_at LIMIT $2
 """
 
+# Those of these conversations that are there.
+PRESENT = "SELECT name FROM conversations WHERE NOT purged AND name = ANY($1::text[])"
+
 # Conversations that asked a person for more than was decided, after one of them.
 ASKING = """
 SELECT c.name FROM conversations c JOIN (

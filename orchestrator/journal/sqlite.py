@@ -28,6 +28,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.journal.base import (
     Account,
@@ -103,6 +105,12 @@ SELECT name FROM conversations c
 WHERE purged = 0 AND created_at <= ?1 AND expires_at <= ?1 AND NOT EXISTS (
     SELECT 1 FROM responses r WHERE r.conversation = c.id AND (r.finished = 0 OR r.ended_at > ?1)
 ) ORDER BY created_at LIMIT ?2
+"""
+
+# Those of these conversations (a JSON list) that are there.
+PRESENT = """
+SELECT name FROM conversations
+WHERE purged = 0 AND name IN (SELECT value FROM json_each(?))
 """
 
 # Conversations that asked a person for more than was decided, after one of them.
@@ -213,6 +221,10 @@ class SqliteJournal:
 
     async def asking(self, after: str, limit: int) -> list[str]:
         return [name for (name,) in await self._ask(ASKING, after, limit)]
+
+    async def present(self, conversations: Sequence[str]) -> list[str]:
+        names = msgspec.json.encode(conversations).decode()
+        return [name for (name,) in await self._ask(PRESENT, names)]
 
     async def purge(
         self,

@@ -203,9 +203,11 @@ class Purger:
         self, lease: Lease, tombs: Callable[[list[Recorded]], Awaitable[purge.Tombstones]]
     ) -> None:
         found = await tombs(await self._journal.read(lease.conversation))
-        for key in found.keys:
-            with suppress(NotFound):  # most calls are not to agents
-                await self.conversation(ids_of(key).conversation)
+        # Most calls were not to agents, and left no conversation.
+        left = await self._journal.present([ids_of(key).conversation for key in found.keys])
+        for conversation in left:
+            with suppress(NotFound):  # somebody else was quicker
+                await self.conversation(conversation)
         await self._journal.purge(lease, found.events, found.responses, whole=found.whole)
         self._dirty = True
         self._clock.call_later(SCRUB_S, self._bell.set)

@@ -401,3 +401,13 @@ async def test_a_name_that_no_store_could_hold_is_not_there(journal: Journal) ->
         assert await journal.find_response(name) is None
         assert await journal.find_idempotent(name) is None
         assert await journal.asking(name, 10) == []
+
+
+async def test_one_question_tells_which_of_many_conversations_are_there(journal: Journal) -> None:
+    for name in ("a", "b", "gone"):
+        await journal.append(await leased(journal, name), [accepted(f"resp_{name}")])
+    gone = await leased(journal, "gone")
+    await journal.purge(gone, [], ["resp_gone"], whole=True)
+    asked = ["b", "gone", *(f"never-{number}" for number in range(2000)), "a"]
+    assert sorted(await journal.present(asked)) == ["a", "b"]
+    assert await journal.present([]) == []
