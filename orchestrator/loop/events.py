@@ -290,6 +290,7 @@ class ToolResult(Event, frozen=True, tag="tool_result", omit_defaults=True):
     output: str
     outcome: Literal["ok", "error", "timeout", "refused", "outcome_unknown"] = "ok"
     seconds: float = 0.0
+    """Since the tool began; in older logs since its intent was written, storing it included."""
     code: str = ""
     """Of a failure: what kind."""
     cost_usd: float = 0.0

@@ -65,6 +65,7 @@ class _Begun(msgspec.Struct, frozen=True, gc=False):
     ready: Ready
     context: ToolContext
     at: float
+    """When the tool began, once its intent was stored."""
     is_lookup: bool = False
 
 
@@ -132,8 +133,9 @@ class ToolRunner:
     def _start(self, begun: _Begun) -> None:
         call_id = begun.ready.call.call_id
         guess = self._guesses.pop(call_id, None) if begun.context.attempt == 1 else None
+        began = guess[0].at if guess else self._clock.now()
         task = guess[1] if guess else asyncio.ensure_future(self._work(begun))
-        self._running[call_id] = begun, task
+        self._running[call_id] = msgspec.structs.replace(begun, at=began), task
 
     async def run(self, step: RunTools) -> None:
         """Begin what the step says, and take in what comes first of all that runs."""
@@ -149,7 +151,7 @@ class ToolRunner:
         alone = not self._running and not self._guesses and step.due is None
         if len(begun) == 1 and alone and not begun[0].is_lookup:
             # Most turns have one call: no need of a task for it.
-            only = begun[0]
+            only = msgspec.structs.replace(begun[0], at=self._clock.now())
             tools = self._agent.tools
             ran = await self._effects.run(tools.run(only.ready, only.context, self._limits))
             if ran is not None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from orchestrator.agents import Agents, resolve
-from orchestrator.clock import FakeClock
+from orchestrator.clock import FakeClock, sleep
+from orchestrator.journal.base import Lease
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.loop.events import (
+    AnyEvent,
     ConversationStarted,
     ResponseAccepted,
     ResponseFinished,
@@ -64,7 +67,13 @@ class Desk:
             """Await what somebody has cancelled."""
             raise asyncio.CancelledError
 
-        own = [from_function(each) for each in (flaky, long, dear, lost)]
+        @tool(kind="idempotent")
+        async def slow() -> str:
+            """Take two seconds."""
+            await sleep(self.clock, 2.0)
+            return "done"
+
+        own = [from_function(each) for each in (flaky, long, dear, lost, slow)]
         own += [built_in(f"builtin:{name}", "tools") for name in ("sleep", "read_result")]
         config = AgentConfig.model_validate({"reply_tool": False, "limits": limits})
         self.worker = Worker(
@@ -205,3 +214,26 @@ async def test_a_tool_whose_code_leaks_a_cancellation_fails_once(beside: list[Wa
     assert (lost.outcome, lost.code) == ("error", "tool_failed")
     assert len(await desk.found(ToolIntent)) == 1 + len(beside)
     assert ended.status == "completed"
+
+
+@pytest.mark.parametrize("together", [1, 2])
+async def test_a_call_takes_as_long_as_its_tool_and_not_as_the_disk_before_it(
+    monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    desk = Desk([("slow", {})] * together)
+    store = desk.journal.append
+
+    async def append(lease: Lease, events: Sequence[AnyEvent], **how: Any) -> int:
+        if any(isinstance(each, ToolIntent) for each in events):
+            desk.clock.advance(5.0)
+        return await store(lease, events, **how)
+
+    monkeypatch.setattr(desk.journal, "append", append)
+    async with desk.worker:
+        await desk.begin()
+        await desk.until(ToolIntent, together)
+        await desk.quiet()
+        desk.clock.advance(2.0)
+        results = await desk.until(ToolResult, together)
+        await desk.worker.run("c")
+    assert [each.seconds for each in results] == [2.0] * together
