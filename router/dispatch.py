@@ -44,14 +44,14 @@ from router.placing.scheduler import Claim, Placed, Scheduler, Slot
 from router.streams.sent import Sent
 from router.streams.sent_messages import SentMessages
 from router.tenancy import isolation
-from router.tenancy.deadlines import until
+from router.tenancy.deadlines import Spare, until
 from router.tenancy.limits import Hold, Limits
 from router.tenancy.tenants import OPEN
 from router.tiers import turn_types as tiers
 from router.tiers.prices import Quote
 from router.turn import Decision, Dispatched, TurnRequest
 from serving.config.stack import StackConfig
-from serving.errors import DeadlineExceeded, Overloaded, RequestError
+from serving.errors import DeadlineExceeded, Overloaded, RequestError, Unavailable
 from serving.protocol import MESSAGES, AnyAsk, parse
 from serving.tables.base import Engine, EngineTable
 
@@ -323,8 +323,13 @@ class _Open:
         course.hold.__enter__()
         self._course = course
         slot = course.slot = router._entered(course)
-        if turn.deadline_s is not None:
+        block: AbstractAsyncContextManager[None] | None = None
+        if turn.spare:
+            block = spare = Spare()
+            slot.give_way = spare.give_way
+        elif turn.deadline_s is not None:
             block = until(turn.deadline_s, router.clock)
+        if block is not None:
             await block.__aenter__()
             self._until = block
         upstream, placed = await router.attempts.attempt(course, slot)
@@ -333,14 +338,14 @@ class _Open:
         return await router._answered(course, slot, upstream, placed)
 
     async def _end(self, error: BaseException | None) -> None:
-        """Raises DeadlineExceeded where that is what has cancelled it."""
+        """Raises DeadlineExceeded, or what a spare turn ends with, where that has cancelled it."""
         try:
             if self._course is not None:
                 self._course.over()
             if self._until is not None:
                 await self._until.__aexit__(type(error) if error else None, error, None)
-        except DeadlineExceeded as late:
-            error = late
+        except (DeadlineExceeded, Unavailable) as ended:
+            error = ended
             raise
         finally:
             self._free(error)

@@ -8,8 +8,8 @@ Held      a turn that waits
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from router.placing.claim import Claim, Placed
 from router.placing.placement import Need
@@ -81,6 +81,8 @@ class Desk:
     """Its engine has been seen to say how much it found in its cache."""
     queried_tokens: int = 0
     """The engine's own counter, as last seen."""
+    spares: dict[Booking, Callable[[], None]] = field(default_factory=dict)
+    """Spare turns whose prompt is being computed, and what ends them."""
 
     def heard(self, engine: Engine) -> None:
         """What the engine says of itself now. A counter that fell means that it began anew."""
@@ -90,6 +92,12 @@ class Desk:
         if engine.load.queried_tokens < self.queried_tokens:
             self.held.clear()
         self.queried_tokens = engine.load.queried_tokens
+
+    def clear_way(self) -> None:
+        """Somebody's turn is here: what nobody waits for ends, and takes nothing from now on."""
+        for booking, end in list(self.spares.items()):
+            end()
+            booking.computed()
 
     def room_tokens(self, program: Program | None = None) -> int:
         """Cache that no other program needs which is expected back."""
@@ -150,6 +158,7 @@ class Booking:
         """Its prompt is computed; False when that was known."""
         if self.backlog < 0:
             return False
+        self.desk.spares.pop(self, None)
         self.desk.unbegun -= 1
         self.desk.backlog_tokens -= self.backlog
         self.backlog = -1

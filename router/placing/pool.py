@@ -142,7 +142,10 @@ class Pool:
         that would have to wait, or leave its home."""
         now = self._clock()
         for engine in engines:
-            self._desk(engine).heard(engine)
+            at = self._desk(engine)
+            at.heard(engine)
+            if at.spares and not claim.spare and program.home in ("", engine.replica):
+                at.clear_way()
         need, options = self._outlook.options(claim, program, engines, self._desks, now)
         choice = placement.choose(need, options, self._knobs.placement)
         desk = None

@@ -10,7 +10,7 @@ how many tokens there were.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,7 @@ class Slot:
         "_scheduler",
         "_timer",
         "arrived_s",
+        "give_way",
     )
 
     def __init__(self, scheduler: Scheduler, claim: Claim, permit: Permit) -> None:
@@ -54,6 +55,8 @@ class Slot:
         self._booking: Booking | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.arrived_s = scheduler.clock()
+        self.give_way: Callable[[], None] | None = None
+        """Of a spare turn: ends it, while its prompt is computed."""
         programs = scheduler.programs
         self._program = programs.begin(claim.model, claim.identity.key)
         if not claim.spare:
@@ -98,6 +101,8 @@ class Slot:
             else:
                 placed, booking = found
             self._booking = booking
+            if self.give_way is not None:
+                booking.desk.spares[booking] = self.give_way
             self._sent(booking)
             self._mark = scheduler.outside.sent(booking.desk.replica, self._claim.identity.hashes)
             return placed

@@ -5,7 +5,7 @@
 
 At the deadline the turn is cancelled wherever it is: in the queue, or in the engine, whose
 connection is closed. The client gets 504 `deadline_exceeded`, or, where an answer has begun, an
-error event.
+error event. A spare turn, for which nobody waits, ends in the same way as soon as anybody comes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from types import TracebackType
 
 from router.tenancy.tenants import Tenant
-from router.turn import Urgency
-from serving.errors import BadRequest, DeadlineExceeded
+from router.turn import NO_TIME, Urgency
+from serving.errors import BadRequest, DeadlineExceeded, Unavailable
 
 DEADLINE_HEADER = "x-warmloop-deadline-s"
 URGENCY_HEADER = "x-warmloop-urgency"
@@ -73,6 +73,31 @@ class _Until:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:
             raise exceeded() from None
+
+
+class Spare:
+    """A block that ends when somebody else's turn comes, and then says so."""
+
+    def __init__(self) -> None:
+        self._timeout = asyncio.timeout(None)
+
+    def give_way(self) -> None:
+        """Cancel the block."""
+        self._timeout.reschedule(asyncio.get_running_loop().time())
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise Unavailable("somebody's turn has come", code=NO_TIME) from None
 
 
 _FOREVER = nullcontext()

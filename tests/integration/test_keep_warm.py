@@ -135,3 +135,22 @@ async def test_the_prompt_of_the_next_turn_is_what_it_would_be_without() -> None
         made, _, _ = await after_a_timer(keep=keep)
         hashes.append([intent.prompt_sha256 for intent in await made.found(ModelIntent)])
     assert hashes[0] == hashes[1]
+
+
+async def test_a_prompt_that_is_being_read_again_gives_way_to_whoever_comes() -> None:
+    async with desk(keep=True) as (made, worker, _):
+        (engine,) = [each.engine for each in made.simulators]
+        await made.ask(worker, LONG, SLEEPS)
+        await made.until(lambda: is_parked(made, worker), "it waits for its timer")
+        engine.cache.clear()
+        fast, slow = engine.config, engine.config.model_copy(update={"prefill_tokens_per_s": 50})
+        engine.config = slow  # it would take most of a minute
+        made.clock.advance(3595)
+        await made.until(lambda: engine.load().running == 1, "the prompt is being read")
+        engine.config = fast
+        await made.others(20)
+        await made.until(lambda: engine.load().running == 0, "the engine is free")
+        assert await made.found(Warmed) == []
+        made.clock.advance(5)
+        await worker.run("c")
+        assert len(await made.found(ModelResult)) == 2

@@ -496,3 +496,35 @@ async def test_what_a_spare_turn_answers_is_no_measure_of_others() -> None:
         spare.begins()
         spare.ends(1000, 999, output=1)
     assert (rates.answer_tokens("big"), rates.turn_s("big")) == before
+
+
+async def test_a_spare_turn_ends_when_somebody_comes_while_its_prompt_is_computed() -> None:
+    floor = Floor("r0", backlog_s=0.01)
+    ended: list[str] = []
+    spare = floor.turn("s", 2000, spare=True)
+    spare.slot.give_way = lambda: ended.append("s")
+    await settle()
+    assert spare.goes
+    other = floor.turn("other", 2000)
+    await settle()
+    assert ended == ["s"]
+    assert other.goes  # it does not wait for what has ended
+    spare.ends()
+    other.begins()
+    other.ends(2000)
+    # What was computed of it before is not counted on.
+    assert floor.scheduler.warmth.at("r0").find(floor.claim("s", 2000).identity.hashes)[0] <= 0
+
+
+async def test_a_spare_turn_whose_prompt_is_computed_is_in_nobody_s_way() -> None:
+    floor = Floor("r0")
+    ended: list[str] = []
+    spare = floor.turn("s", 2000, spare=True)
+    spare.slot.give_way = lambda: ended.append("s")
+    await settle()
+    spare.begins()
+    other = floor.turn("other", 2000)
+    await settle()
+    assert ended == []
+    for turn in (spare, other):
+        turn.ends(2000)
