@@ -6,8 +6,9 @@
      "configuration": {...}, "figures": ...,
      "bars": [{"what", "value", "limit", "at_most", "missed"}]}
 
-`part`: which of its files, where a benchmark writes several. `commit` is of the code that ran;
-`changed`: there were changes on top of it. Both are empty where the code is no checkout.
+No password of a URL is in it. `part`: which of its files, where a benchmark writes several.
+`commit` is of the code that ran; `changed`: there were changes on top of it. Both are empty where
+the code is no checkout.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -33,6 +35,7 @@ from benchmarks.harness.bars import Bar
 
 ROOT = Path(__file__).parents[2]
 FORMAT = 1
+_PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s/@]+(?=@)|((?:password|passwd|token|key)=)[^\s&'\"]+")
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,13 @@ class Run:
         path.write_text(text + "\n", encoding="utf-8")
 
 
-def conclude(console: Console, bars: Sequence[Bar], out: Path) -> int:
+def conclude(console: Console, bars: Sequence[Bar], out: Path | None = None) -> int:
     """A benchmark's last lines: each bar, the machine, where the files are. Returns 1 if a bar is
     missed, else 0."""
     for bar in bars:
         console.print(str(bar), highlight=False)
-    console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; files in {out}/")
+    files = "" if out is None else f"; files in {out}/"
+    console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}{files}", highlight=False)
     return 1 if any(bar.missed for bar in bars) else 0
 
 
@@ -147,4 +151,4 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return str(value) if isinstance(value, Path) else value
+    return _PASSWORD.sub(r"\1\2***", str(value)) if isinstance(value, str | Path) else value

@@ -136,3 +136,13 @@ def test_pictures_are_drawn_without_a_screen(kind: str, tmp_path: Path) -> None:
 def test_a_table_has_its_words_left_and_its_figures_right() -> None:
     made = table("t", ("name", "kind", "figure"), [("a", "b", "1")], left=2)
     assert [column.justify for column in made.columns] == ["left", "left", "right"]
+
+
+def test_no_password_of_a_url_or_a_query_gets_into_a_report() -> None:
+    url = "postgresql://me:s3cret@localhost/db?sslmode=off&password=s3cret"
+    report = Run("x", argparse.Namespace(url=url)).report({"asked": [url], "at": "10:30 a@b"})
+    assert "s3cret" not in json.dumps(report)
+    assert report["figures"] == {
+        "asked": ["postgresql://me:***@localhost/db?sslmode=off&password=***"],
+        "at": "10:30 a@b",
+    }
