@@ -21,11 +21,18 @@ import argparse
 import asyncio
 import json
 import random
+import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from benchmarks.harness.bars import Bar
+from benchmarks.harness.run import Run, conclude
+from benchmarks.harness.show import console as console_of
+from benchmarks.harness.show import picture, table
 from benchmarks.harness.stats import percentile
 from benchmarks.routing_world import MODEL, World
 from benchmarks.virtual_time import in_virtual_time
@@ -196,7 +203,6 @@ def measure(seconds: float, seeds: int) -> dict[str, Any]:
         "plays": rows,
         "p99_ratio": rows["flood"]["p99_s"] / rows["calm"]["p99_s"],
         "p99_ratio_light": rows["light flood"]["p99_s"] / rows["light calm"]["p99_s"],
-        "bar": BAR,
         "weights": {"2:1 of tokens": both.tokens["two"] / both.tokens["one"]},
         "seconds": seconds,
         "seeds": seeds,
@@ -218,50 +224,49 @@ def _row(tally: Tally) -> dict[str, Any]:
     }
 
 
-def show(found: dict[str, Any]) -> None:
-    """The table."""
-    print(f"{'quiet tenants':10} {'turns':>6} {'mean':>7} {'p50':>7} {'p99':>7} {'refused':>7}"
-          f"   {'flooder: turns':>14} {'p99':>7} {'refused':>7}")  # fmt: skip
-    for name, row in found["plays"].items():
-        print(f"{name:13} {row['turns']:6} {row['mean_s']:6.2f}s {row['p50_s']:6.2f}s "
-              f"{row['p99_s']:6.2f}s {row['refused']:7}   {row['flooder_turns']:14} "
-              f"{row['flooder_p99_s']:6.2f}s {row['flooder_refused']:7}")  # fmt: skip
-    ratio = found["p99_ratio"]
-    print(f"\np99 with the flood over without: {ratio:.2f} (bar {BAR}: "
-          f"{'met' if ratio <= BAR else 'MISSED'})")  # fmt: skip
-    print(f"on a light day: {found['p99_ratio_light']:.2f}")
-    print(f"weights 2:1 get tokens {found['weights']['2:1 of tokens']:.2f}:1")
+def show(console: Console, found: dict[str, Any]) -> None:
+    rows = [
+        (
+            name,
+            f"{row['turns']:,}",
+            *(f"{row[field]:.2f} s" for field in ("mean_s", "p50_s", "p99_s")),
+            f"{row['refused']:,}",
+            f"{row['flooder_turns']:,}",
+            f"{row['flooder_p99_s']:.2f} s",
+            f"{row['flooder_refused']:,}",
+        )
+        for name, row in found["plays"].items()
+    ]
+    columns = ("", "turns", "mean", "p50", "p99", "refused", "flooder: turns", "p99", "refused")
+    console.print(table("Time to first token of the quiet tenants", columns, rows))
+    console.print(f"p99 on a light day, with the flood ÷ without: {found['p99_ratio_light']:.2f}")
+    console.print(f"weights 2:1 get tokens {found['weights']['2:1 of tokens']:.2f}:1")
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
     """p99 of the quiet tenants in each play."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    names = list(found["plays"])
-    figure, axes = plt.subplots(figsize=(6, 3.5))
-    axes.bar(names, [found["plays"][name]["p99_s"] for name in names])
-    axes.set_yscale("log")
-    axes.set_ylabel("p99 TTFT of the quiet tenants, s")
-    axes.set_title(f"One tenant sends {FLOOD} times its turns")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    plays = found["plays"]
+    title = f"One tenant sends {FLOOD} times its turns"
+    with picture(path, 1, 1, size=(6, 3.5), title=title) as (panel,):
+        panel.bar([*plays], [row["p99_s"] for row in plays.values()])
+        panel.set_yscale("log")
+        panel.set_ylabel("p99 TTFT of the quiet tenants, s")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fairness")
     parser.add_argument("--quick", action="store_true", help="one seed, two minutes of time")
     parser.add_argument("--out", type=Path, default=Path("out"))
-    args = parser.parse_args()
-    found = measure(120.0, 1) if args.quick else measure(600.0, 5)
-    show(found)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "fairness.json").write_text(json.dumps(found, indent=2) + "\n")
-    plot(found, args.out / "fairness.png")
-    print(f"wrote {args.out / 'fairness.json'} and {args.out / 'fairness.png'}")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    console, run = console_of(110), Run("fairness", options)
+    found = measure(120.0, 1) if options.quick else measure(600.0, 5)
+    show(console, found)
+    bars = [Bar("quiet tenants' p99, with the flood ÷ without", found["p99_ratio"], BAR)]
+    run.write(options.out / "fairness.json", found, bars)
+    plot(found, options.out / "fairness.png")
+    return conclude(console, bars, options.out)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
