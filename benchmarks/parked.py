@@ -16,16 +16,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import json
+import sys
 import tempfile
 import time
 import tracemalloc
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
+from rich.console import Console
 
+from benchmarks.harness.bars import Bar
+from benchmarks.harness.run import Run, conclude
 from orchestrator.agents import Agents, resolve
 from orchestrator.clock import SystemClock
 from orchestrator.journal.sqlite import SqliteJournal
@@ -152,31 +155,40 @@ async def traced(sessions: int, folder: Path) -> float:
     return held / sessions
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parked", description=__doc__)
     parser.add_argument("--sessions", type=int, default=100_000)
     parser.add_argument("--traced", type=int, default=0)
     parser.add_argument("--dir", type=Path)
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=args.dir) as folder:
-        found = asyncio.run(measure(args.sessions, Path(folder)))
-    if args.traced:
-        with tempfile.TemporaryDirectory(dir=args.dir) as folder:
-            each = asyncio.run(traced(args.traced, Path(folder)))
-        found = Found(**{**asdict(found), "traced_bytes_each": each})
-    print(f"{found.sessions:,} parked sessions, {found.parked_per_s:,.0f} parked a second")
-    print(f"memory each: {found.rss_bytes_each:,.0f} B by RSS (bar {BAR_BYTES:,} B)")
-    if args.traced:
-        print(
-            f"             {found.traced_bytes_each:,.0f} B by tracemalloc, {args.traced:,} of them"
-        )
-    print(f"disk each:   {found.disk_bytes_each:,.0f} B")
-    print(f"a new worker starts in {found.start_s:.2f} s and loads {found.started_runs} of them")
-    print(f"one of them is found, folded and cancelled in {1000 * found.cancel_s:.1f} ms")
-    if args.json:
-        args.json.write_text(json.dumps(asdict(found), indent=1))
+    options = parser.parse_args()
+    console, run = Console(), Run("parked", options)
+    with tempfile.TemporaryDirectory(dir=options.dir) as folder:
+        found = asyncio.run(measure(options.sessions, Path(folder)))
+    if options.traced:
+        with tempfile.TemporaryDirectory(dir=options.dir) as folder:
+            each = asyncio.run(traced(options.traced, Path(folder)))
+        found = replace(found, traced_bytes_each=each)
+    for line in said(found):
+        console.print(line, highlight=False)
+    bars = [Bar("memory of a parked session by RSS, bytes", found.rss_bytes_each, BAR_BYTES)]
+    if options.json:
+        run.write(options.json, found, bars)
+    return conclude(console, bars)
+
+
+def said(found: Found) -> list[str]:
+    """What the bar does not hold."""
+    lines = [
+        f"{found.sessions:,} parked sessions, {found.parked_per_s:,.0f} parked a second",
+        f"disk each: {found.disk_bytes_each:,.0f} B",
+        f"a new worker starts in {found.start_s:.2f} s and loads {found.started_runs} of them",
+        f"one of them is found, folded and cancelled in {1000 * found.cancel_s:.1f} ms",
+    ]
+    if found.traced_bytes_each:
+        lines.append(f"memory each by tracemalloc: {found.traced_bytes_each:,.0f} B")
+    return lines
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
