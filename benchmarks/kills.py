@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import signal
@@ -31,9 +30,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from benchmarks import kills_judge as judge
+from benchmarks.harness.bars import Bar
+from benchmarks.harness.run import Run, conclude
+from benchmarks.harness.show import table
 from benchmarks.kills_child import Place, run
 
 LONGEST_LIFE_S = 0.6
@@ -108,7 +109,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.kills < 1:
         parser.error(f"--kills: {options.kills}; at least 1")
-    console = Console()
+    console, run_of = Console(), Run("kills", options)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="warmloop-kills-") as folder:
         place = Place(Path(folder), options.postgres_url)
@@ -126,19 +127,19 @@ def main() -> int:
             crashed = kill_often(place, options.kills, options.seed, tick)
             ended = let_end(place)
         found = asyncio.run(judge.judge(place, ended=ended, crashed=crashed))
-    table = Table(title=f"{options.kills} SIGKILLs in {time.monotonic() - began:.0f} s")
-    for heading in ("what", "how many"):
-        table.add_column(heading, justify="left" if heading == "what" else "right")
-    for what, count in asdict(found).items():
-        if isinstance(count, int):
-            table.add_row(what.replace("_", " "), f"{count:,}")
-    console.print(table)
+    counts = {what: each for what, each in asdict(found).items() if isinstance(each, int)}
+    title = f"{options.kills} SIGKILLs in {time.monotonic() - began:.0f} s"
+    rows = [(what.replace("_", " "), f"{count:,}") for what, count in counts.items()]
+    console.print(table(title, ("what", "how many"), rows))
     for wrong in found.examples:
         console.print(f"wrong: {wrong}", highlight=False, soft_wrap=True)
+    bars = [
+        *(Bar(what.replace("_", " "), counts[what], 0) for what in judge.WRONG),
+        Bar("sessions", found.sessions, 1, at_most=False),
+    ]
     if options.json:
-        findings = {"kills": options.kills, "seed": options.seed, **asdict(found)}
-        options.json.write_text(json.dumps(findings, indent=2) + "\n")
-    return 0 if found.is_clean else 1
+        run_of.write(options.json, found, bars)
+    return conclude(console, bars)
 
 
 if __name__ == "__main__":

@@ -26,12 +26,14 @@ MUST_RUN = {"book", "charge", "flaky", "helper"}
 RUN_ONCE = {"charge", "pay"}
 """Tools that nobody may start a second time: the one can be asked, the other cannot."""
 PURE = {"look", "rest"}
+WRONG = ("lost", "doubled", "stuck", "prompts_changed", "crashed_by_themselves")
+"""Counts that must be zero."""
 CHILD = "helper"
 
 
 @dataclass
 class Findings:
-    """Counts; the first five must be zero."""
+    """Counts; those of WRONG must be zero."""
 
     lost: int = 0
     doubled: int = 0
@@ -48,11 +50,6 @@ class Findings:
     prompts: int = 0
     events: int = 0
     examples: list[str] = field(default_factory=list)
-
-    @property
-    def is_clean(self) -> bool:
-        wrong = (self.lost, self.doubled, self.stuck, self.prompts_changed)
-        return not any(wrong) and not self.crashed_by_themselves and self.sessions > 0
 
     def note(self, what: str, said: str) -> None:
         setattr(self, what, getattr(self, what) + 1)

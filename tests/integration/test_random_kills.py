@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.kills_judge import WRONG
 from tests.postgres import Server
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 600
-WRONG = ("lost", "doubled", "stuck", "prompts_changed", "crashed_by_themselves")
 
 
 def kill(kills: int, folder: Path, *options: str) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def kill(kills: int, folder: Path, *options: str) -> dict[str, Any]:
         [*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False
     )
     assert file.exists(), ended.stdout + ended.stderr
-    found: dict[str, Any] = json.loads(file.read_text())
+    found: dict[str, Any] = json.loads(file.read_text())["figures"]
     return found
 
 
