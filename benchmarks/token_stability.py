@@ -15,15 +15,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.engines import PATIENCE, engine, front_door, model_of
+from benchmarks.harness.bars import Bar
+from benchmarks.harness.run import Run, conclude
+from benchmarks.harness.show import console as console_of
+from benchmarks.harness.show import table
 from serving.protocol import CHAT
 
 BLOCK = 32
@@ -176,35 +179,41 @@ async def measure(engine_url: str, door_url: str, model: str) -> list[tuple[Stab
 
 
 def show(console: Console, model: str, results: list[tuple[Stability, str]]) -> None:
-    table = Table(title=f"{model}: the first turn's tokens in the second turn's prompt")
-    for column in ("turn", "output", "lost", "cached", "whole blocks", "why"):
-        table.add_column(column, justify="left" if column in ("turn", "why") else "right")
-    for found, why in results:
-        row = (found.output, found.lost, found.cached, found.possible)
-        table.add_row(found.kind, *map(str, row), why)
-    console.print(table)
+    title = f"{model}: the first turn's tokens in the second turn's prompt"
+    rows = [
+        (each.kind, why, *map(str, (each.output, each.lost, each.cached, each.possible)))
+        for each, why in results
+    ]
+    columns = ("turn", "why", "output", "lost", "cached", "whole blocks")
+    console.print(table(title, columns, rows, left=2))
 
 
-async def run(each: str, console: Console) -> bool:
+async def measured(each: str) -> list[tuple[Stability, str]]:
+    """Of a model `FILE:NAME`, with an engine and a front door of its own."""
     file, _, name = each.rpartition(":")
     model = model_of(Path(file), name)
     async with engine(name, model) as url, front_door({name: (model, url)}) as door:
-        results = await measure(url, door.url, name)
-    show(console, each, results)
-    return all(found.cached >= found.possible for found, _ in results)
+        return await measure(url, door.url, name)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", action="append", metavar="FILE:NAME")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every pair there")
     options = parser.parse_args()
-    console = Console(width=140)
-    good = [asyncio.run(run(each, console)) for each in options.model or DEFAULT_MODELS]
-    console.print(
-        "bar: all whole blocks of what is stable come from the cache: "
-        + ("reached" if all(good) else "MISSED")
-    )
-    return 0 if all(good) else 1
+    console, run = console_of(140), Run("token_stability", options)
+    found: dict[str, list[tuple[Stability, str]]] = {}
+    for each in options.model or DEFAULT_MODELS:
+        found[each] = asyncio.run(measured(each))
+        show(console, each, found[each])
+    lost = sum(p.possible - min(p.cached, p.possible) for pairs in found.values() for p, _ in pairs)
+    bars = [Bar("tokens in whole blocks of what is stable that the cache did not give", lost, 0)]
+    if options.json:
+        figures = {
+            name: [{**asdict(p), "why": why} for p, why in pairs] for name, pairs in found.items()
+        }
+        run.write(options.json, figures, bars)
+    return conclude(console, bars)
 
 
 if __name__ == "__main__":

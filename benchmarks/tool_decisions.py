@@ -14,20 +14,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from benchmarks.engines import PATIENCE, engine, front_door, model_of
 from benchmarks.everyday_questions import QUESTIONS, TOOLS, Question
+from benchmarks.harness.bars import Bar
+from benchmarks.harness.run import Run, conclude
+from benchmarks.harness.show import table
 from serving.protocol import CHAT
 
 BAR_POINTS = 15
@@ -106,12 +107,12 @@ async def measure(
 
 
 def show(console: Console, defaults: list[Outcome], ours: list[Outcome]) -> None:
-    table = Table(title="right decisions, temperature 0")
-    for column in ("question", "right", "vLLM's defaults", "Warmloop"):
-        table.add_column(column)
-    for question, default, our in zip(QUESTIONS, defaults, ours, strict=True):
-        table.add_row(question.text, question.tool or "(none)", _mark(default), _mark(our))
-    console.print(table)
+    rows = [
+        (question.text, question.tool or "(none)", _mark(default), _mark(our))
+        for question, default, our in zip(QUESTIONS, defaults, ours, strict=True)
+    ]
+    columns = ("question", "right", "vLLM's defaults", "Warmloop")
+    console.print(table("right decisions, temperature 0", columns, rows, left=4))
     for label, outcomes in (("vLLM's defaults", defaults), ("Warmloop", ours)):
         needing = [o for o, q in zip(outcomes, QUESTIONS, strict=True) if q.tool]
         free = [o for o, q in zip(outcomes, QUESTIONS, strict=True) if not q.tool]
@@ -134,7 +135,7 @@ def main() -> int:
     parser.add_argument("--model", default="frontier", help="a model of that file")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome there")
     options = parser.parse_args()
-    console = Console()
+    console, run = Console(), Run("tool_decisions", options)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("asking", total=2 * len(QUESTIONS))
         defaults, ours = asyncio.run(
@@ -142,16 +143,11 @@ def main() -> int:
         )
     show(console, defaults, ours)
     before, after = (100 * sum(o.decided for o in each) / len(each) for each in (defaults, ours))
-    gain = after - before
-    reached = gain >= BAR_POINTS
-    console.print(
-        f"bar: at least {BAR_POINTS} points above vLLM's defaults: {before:.0f} % → "
-        f"{after:.0f} %, {gain:+.0f} points: {'reached' if reached else 'MISSED'}"
-    )
+    what = f"right decisions, points above vLLM's defaults ({before:.0f} % → {after:.0f} %)"
+    bars = [Bar(what, after - before, BAR_POINTS, at_most=False)]
     if options.json:
-        figures = {"defaults": [asdict(o) for o in defaults], "ours": [asdict(o) for o in ours]}
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 0 if reached else 1
+        run.write(options.json, {"defaults": defaults, "ours": ours}, bars)
+    return conclude(console, bars)
 
 
 if __name__ == "__main__":

@@ -35,9 +35,11 @@ import aiohttp
 import jsonschema
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from benchmarks.engines import PATIENCE, engine, front_door, model_of
+from benchmarks.harness.bars import Bar
+from benchmarks.harness.run import Run, conclude
+from benchmarks.harness.show import table
 from benchmarks.schema_shapes import SHAPES, Shape
 from serving.config.model import ModelConfig
 from serving.protocol import CHAT, MESSAGES, SseEvent, split_sse
@@ -45,6 +47,7 @@ from serving.protocol import CHAT, MESSAGES, SseEvent, split_sse
 MAX_TOKENS = 256
 AT_ONCE = 8
 ALLOWED_REFUSALS = 0.05
+WRONG = ("pseudo", "invalid", "broken")
 CHOICES = ("auto", "required", "named")
 DEFAULT_MODELS = ("configs/cpu-small.yaml:small", "configs/cpu-small.yaml:frontier")
 Json = dict[str, Any]
@@ -241,32 +244,28 @@ async def measure(
         return await asyncio.gather(*every)
 
 
-def show(console: Console, outcomes: list[tuple[Case, str]]) -> bool:
-    """The table and the bar; True when it is reached."""
+def show(console: Console, outcomes: list[tuple[Case, str]]) -> list[Bar]:
+    """The table, and what was wrong; returns the bars."""
     kinds = ("valid", "text", "truncated", "failed", "refused", "pseudo", "invalid", "broken")
-    table = Table(title=f"{len(outcomes)} generations at temperature 1")
-    for column in ("model", "tool_choice", *kinds):
-        table.add_column(column, justify="right" if column in kinds else "left")
     groups: dict[tuple[str, str], Counter[str]] = {}
     for case, outcome in outcomes:
         kind = outcome.partition(":")[0]
         groups.setdefault((case.model, case.choice), Counter())[kind] += 1
-    for (model, choice), counts in sorted(groups.items()):
-        table.add_row(model, choice, *(str(counts[kind]) for kind in kinds))
-    console.print(table)
+    rows = [
+        (*key, *(str(counts[kind]) for kind in kinds)) for key, counts in sorted(groups.items())
+    ]
+    title = f"{len(outcomes)} generations at temperature 1"
+    console.print(table(title, ("model", "tool_choice", *kinds), rows, left=2))
     for case, outcome in outcomes:
-        if outcome.partition(":")[0] in ("pseudo", "invalid", "broken"):
+        if outcome.partition(":")[0] in WRONG:
             console.print(f"{case.shape.name} {case.choice} {case.form}: {outcome}", markup=False)
     totals = sum(groups.values(), Counter())
     refused = {case.shape.name for case, outcome in outcomes if outcome == "refused"}
-    share = len(refused) / len(SHAPES)
-    bad = totals["pseudo"] + totals["invalid"] + totals["broken"]
-    reached = not bad and share <= ALLOWED_REFUSALS and totals["valid"] > 0
-    console.print(
-        f"bar: every call valid, no pseudo-call, at most {ALLOWED_REFUSALS:.0%} of "
-        f"{len(SHAPES)} shapes refused ({share:.0%}): {'reached' if reached else 'MISSED'}"
-    )
-    return reached
+    return [
+        *(Bar(f"calls that are {kind}", totals[kind], 0) for kind in WRONG),
+        Bar("calls that are valid", totals["valid"], 1, at_most=False),
+        Bar(f"of {len(SHAPES)} shapes refused", len(refused) / len(SHAPES), ALLOWED_REFUSALS),
+    ]
 
 
 def main() -> int:
@@ -287,19 +286,19 @@ def main() -> int:
         file, _, name = each.rpartition(":")
         model = model_of(Path(file), name)
         models[f"{name}-{len(models)}"] = model.model_copy(update={"max_running": AT_ONCE})
-    console = Console()
+    console, run = Console(), Run("tool_validity", options)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("asking", total=options.generations)
         outcomes = asyncio.run(measure(models, options.generations, lambda: progress.advance(task)))
-    reached = show(console, outcomes)
+    bars = show(console, outcomes)
     if options.json:
         rows = [
             {"model": c.model, "shape": c.shape.name, "choice": c.choice, "form": c.form,
              "stream": c.stream, "several": c.several, "outcome": outcome}
             for c, outcome in outcomes
         ]  # fmt: skip
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return 0 if reached else 1
+        run.write(options.json, rows, bars)
+    return conclude(console, bars)
 
 
 if __name__ == "__main__":
