@@ -26,7 +26,8 @@ from rich.console import Console
 
 from benchmarks import replicas_load as load
 from benchmarks.engines import PATIENCE, engine, model_of
-from benchmarks.harness.run import Run
+from benchmarks.harness.bars import Bar
+from benchmarks.harness.run import Run, conclude
 from benchmarks.harness.stats import by_turns
 from benchmarks.replicas_load import FLEET, Client, Played, Rates, Shape
 from benchmarks.replicas_report import (
@@ -265,8 +266,8 @@ def main() -> int:
     wrong = disagreements(real, simulated)
     for line in wrong:
         console.print(f"DIFFERS  {line}", style="bold red", highlight=False)
-    if not wrong:
-        console.print(f"the rankings agree (differences under {NOISE:.0%} are not told apart)")
+    told = f"pairs of policies that rank the other way round (beyond {NOISE:.0%})"
+    bars = [Bar(told, len(wrong), 0)]
     if options.json:
         figures = {
             "rates": rates,
@@ -276,10 +277,10 @@ def main() -> int:
             "simulated": simulated,
             "disagreements": wrong,
         }
-        run.write(options.json, figures)
+        run.write(options.json, figures, bars)
     if options.png:
         picture(real, simulated, options.png)
-    return 1 if wrong else 0
+    return conclude(console, bars)
 
 
 if __name__ == "__main__":
