@@ -15,7 +15,6 @@ on any machine. Exits with 1 when a bar is missed.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -31,6 +30,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks import routing_memory
 from benchmarks import routing_report as report
 from benchmarks import routing_scenarios as scenarios
+from benchmarks.harness.run import Run as Ran
+from benchmarks.harness.run import conclude
 from benchmarks.routing_scenarios import POLICIES, SCENARIOS, Result, Run, Scenario
 
 
@@ -98,7 +99,7 @@ def play_all(runs: Sequence[Run], jobs: int, console: Console) -> list[Result]:
     return [done[run] for run in runs]
 
 
-def memory(options: argparse.Namespace, console: Console) -> int:
+def memory(options: argparse.Namespace, console: Console, ran: Ran) -> int:
     """`--memory`: grows to a capacity, and no further."""
     with Progress(console=console) as progress:
         task = progress.add_task("sessions")
@@ -113,23 +114,17 @@ def memory(options: argparse.Namespace, console: Console) -> int:
             f"door  {reading.bytes_per_session:7.0f} bytes each",
             highlight=False,
         )
-    bar = report.Bar(
-        f"router memory, {found.capacity:,} sessions at most: bounded by its capacity",
-        f"{found.readings[-1].grown_bytes / found.full.grown_bytes:.2f} times as much after "
-        f"{found.readings[-1].sessions:,} as after {found.full.sessions:,}",
-        found.bounded,
-    )
-    console.print(bar.line(), highlight=False)
+    bars = [found.bar()]
     if options.json:
-        options.json.write_text(json.dumps(found.as_json(), indent=1) + "\n")
-    return 0 if found.bounded else 1
+        ran.write(options.json, found, bars, "memory")
+    return conclude(console, bars)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    console = Console(width=150)
+    console, ran = Console(width=150), Ran("routing", options)
     if options.memory:
-        return memory(options, console)
+        return memory(options, console, ran)
     played = chosen(options, console)
     traces = tuple(options.traces)
     runs = [
@@ -143,8 +138,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for scenario in played:
         console.print(report.table(scenario, [r for r in found if r.scenario == scenario.name]))
     told = report.bars(found)
-    for bar in told:
-        console.print(bar.line(), style="" if bar.reached else "bold red", highlight=False)
     took_s = time.perf_counter() - started_s
     console.print(f"{len(runs)} runs in {took_s:.0f} s", highlight=False)
     setup = {
@@ -157,10 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "scenarios": {s.name: s.title() for s in played},
     }
     if options.json:
-        options.json.write_text(json.dumps(report.as_json(found, told, setup), indent=1) + "\n")
+        ran.write(options.json, {"setup": setup, "rows": found}, told)
     if options.png:
         report.picture(found, played, options.png)
-    return 0 if all(bar.reached for bar in told) else 1
+    return conclude(console, told)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import psutil
 
+from benchmarks.harness.bars import Bar
 from benchmarks.routing_ours import Bodies, Ours
 from benchmarks.routing_workload import Message, Session, Turn
 from benchmarks.routing_world import MODEL, Arrival, World
@@ -64,13 +64,11 @@ class Memory:
         """The first one with all tables full."""
         return next(r for r in self.readings if r.sessions >= FULL * self.capacity)
 
-    @property
-    def bounded(self) -> bool:
+    def bar(self) -> Bar:
         """Twice as many sessions take no more."""
-        return self.readings[-1].grown_bytes <= self.full.grown_bytes * GROWS_BY
-
-    def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "bounded": self.bounded}
+        first, last = self.full, self.readings[-1]
+        what = f"memory after {last.sessions:,} sessions ÷ after {first.sessions:,}, tables full"
+        return Bar(what, last.grown_bytes / first.grown_bytes, GROWS_BY)
 
 
 class _Bodies(Bodies):
