@@ -16,7 +16,6 @@ Writes OUT/tiers.json and OUT/tiers.png.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -25,9 +24,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from benchmarks import tiers_answers, tiers_live, tiers_plot, tiers_recorded, tiers_sessions
+from benchmarks.harness.bars import Bar
+from benchmarks.harness.run import Run, conclude
+from benchmarks.harness.show import console as console_of
+from benchmarks.harness.show import table
 from benchmarks.tiers_live import Way
 from benchmarks.tiers_recorded import Score, Split, Spread, spread
 from benchmarks.tiers_sessions import Outcome
@@ -39,12 +41,14 @@ from serving.tables.base import Tier
 
 QUALITY_BAR = 0.95
 COST_BAR = 0.60
+BETTER_BAR = 0.01
+"""Points of quality: more than none."""
 
 
 def recorded(
     console: Console, path: Path | None, prices: Mapping[Tier, Prices], splits: int, png: Path
-) -> tuple[dict[str, Any], bool]:
-    """(figures, all bars reached)."""
+) -> tuple[dict[str, Any], list[Bar]]:
+    """(figures, bars)."""
     questions = tiers_answers.read(path) if path else tiers_answers.synthetic()
     knobs = TiersConfig(remaining_turns=1)
     with Progress(console=console, transient=True) as progress:
@@ -65,17 +69,17 @@ def recorded(
         "always frontier": [Score(1.0, 1.0, 1.0)] * splits,
         "oracle": [each.oracle for each in found],
     }
-    table = Table(title="shares of the frontier's; mean, and the middle 95 % of the splits")
-    for column in ("", "quality", "cost", "to the frontier"):
-        table.add_column(column)
-    for name, scores in ways.items():
-        table.add_row(
+    rows = [
+        (
             name,
             _percent(spread([s.quality for s in scores])),
             _percent(spread([s.cost for s in scores])),
             _percent(spread([s.to_frontier for s in scores])),
         )
-    console.print(table)
+        for name, scores in ways.items()
+    ]
+    title = "shares of the frontier's; mean, and the middle 95 % of the splits"
+    console.print(table(title, ("", "quality", "cost", "to the frontier"), rows))
     first, second = tiers_recorded.halves(questions, 0)
     goes = tiers_recorded.as_it_goes([*first, *second], knobs, prices, seed=0)
     console.print(
@@ -83,48 +87,37 @@ def recorded(
         f"quality {goes.quality:.1%}, cost {goes.cost:.1%}"
     )
     tiers_plot.draw(curve, found, source, png)
-    reached = _recorded_bars(console, found)
     figures = {
         "source": source,
         "questions": len(questions),
-        "splits": [asdict(each) for each in found],
+        "splits": found,
         "curve": [{"floor": floor, **asdict(score)} for floor, score in curve],
-        "as_it_goes": asdict(goes),
+        "as_it_goes": goes,
     }
-    return figures, reached
+    return figures, _recorded_bars(found)
 
 
-def _recorded_bars(console: Console, found: Sequence[Split]) -> bool:
+def _recorded_bars(found: Sequence[Split]) -> list[Bar]:
     quality = spread([each.policy.quality for each in found])
     cost = spread([each.policy.cost for each in found])
     better = spread([each.policy.quality - each.random.quality for each in found])
     cheap = sum(each.policy.cost <= COST_BAR for each in found)
     kept = sum(each.policy.quality >= QUALITY_BAR for each in found)
-    bars = [
-        (
-            f"quality at least {QUALITY_BAR:.0%} of the frontier's: mean {quality.mean:.1%}, "
-            f"reached in {kept} of {len(found)} splits",
-            quality.mean >= QUALITY_BAR,
-        ),
-        (
-            f"cost at most {COST_BAR:.0%} of the frontier's: mean {cost.mean:.1%}, reached in "
-            f"{cheap} of {len(found)} splits",
-            cost.mean <= COST_BAR,
-        ),
-        (
-            f"better than random at the same cost: {100 * better.mean:+.1f} points of quality, "
-            f"{100 * better.low:+.1f} at the low end of the splits",
-            better.low > 0,
-        ),
+    of = len(found)
+    right = f"quality, of the frontier's (reached in {kept} of {of} splits)"
+    paid = f"cost, of the frontier's (reached in {cheap} of {of} splits)"
+    beyond = "points of quality above random at the same cost, low end of the splits"
+    return [
+        Bar(right, quality.mean, QUALITY_BAR, at_most=False),
+        Bar(paid, cost.mean, COST_BAR),
+        Bar(beyond, 100 * better.low, BETTER_BAR, at_most=False),
     ]
-    reached = [_bar(console, said, ok=ok) for said, ok in bars]  # all of them are said
-    return all(reached)
 
 
 def sessions(
     console: Console, path: Path | None, prices: Mapping[Tier, Prices]
-) -> tuple[dict[str, Any], bool]:
-    """(figures, the bar is reached)."""
+) -> tuple[dict[str, Any], list[Bar]]:
+    """(figures, bars)."""
     played = tiers_sessions.read(path) if path else tiers_sessions.synthetic()
     outcomes = tiers_sessions.run(played, prices)
     source = path.name if path else "made up (no --traces FILE)"
@@ -132,66 +125,61 @@ def sessions(
         f"\n[bold]sessions: {source}[/]; {len(played)} sessions, "
         f"{outcomes['auto'].turns} turns; engines are pretended, right and sure by chance"
     )
-    table = Table(title="main chains, from no history at all")
-    for column in ("", "right", "USD", "of the frontier's"):
-        table.add_column(column)
     full = outcomes["always frontier"]
-    for name, each in outcomes.items():
-        table.add_row(
+    rows = [
+        (
             name,
             f"{each.right / each.turns:.1%}",
             f"{each.usd:.3f}",
             f"quality {each.right / full.right:.1%}, cost {each.usd / full.usd:.1%}",
         )
-    console.print(table)
-    reached = _sessions_bar(console, outcomes["auto"])
-    figures = {"source": source, **{name: asdict(each) for name, each in outcomes.items()}}
-    return figures, reached
+        for name, each in outcomes.items()
+    ]
+    title = "main chains, from no history at all"
+    console.print(table(title, ("", "right", "USD", "of the frontier's"), rows))
+    return {"source": source, **outcomes}, _sessions_bars(outcomes["auto"])
 
 
-def _sessions_bar(console: Console, auto: Outcome) -> bool:
-    return _bar(
-        console,
-        f"changes of a main chain's model without a priced reason: {auto.unpriced} of "
-        f"{auto.changes} ({auto.priced} for a gain above the margin, {auto.escalated} by an "
-        f"escalation, {auto.returns} back from one as priced then)",
-        ok=auto.unpriced == 0 and auto.changes > 0,
+def _sessions_bars(auto: Outcome) -> list[Bar]:
+    priced = (
+        f"changes of a main chain's model without a priced reason ({auto.priced} for a gain above "
+        f"the margin, {auto.escalated} by an escalation, {auto.returns} back from one as priced "
+        "then)"
     )
+    return [
+        Bar(priced, auto.unpriced, 0),
+        Bar("changes of a main chain's model", auto.changes, 1, at_most=False),
+    ]
 
 
 def live(console: Console, ways: Sequence[Way]) -> dict[str, Any]:
     """What two real models did."""
     console.print("\n[bold]two real models[/], answers checked by code, temperature 0")
-    table = Table(title="costs by the stack's prices, unused tries included")
-    columns = ("", "questions", "right", *tiers_live.TYPES, "USD a million", "escalated", "small")
-    for column in columns:
-        table.add_column(column)
+    rows = []
     for way in ways:
         tasks = [way.of_task(task) for task in tiers_live.TYPES]
-        table.add_row(
-            way.name,
-            str(len(way.got)),
-            f"{way.right} ({way.right / len(way.got):.0%})",
-            *(f"{sum(g.right for g in each)} of {len(each)}" for each in tasks),
-            f"{1e6 * way.usd / len(way.got):.1f}",
-            str(way.escalations),
-            str(sum(each.model == "small" for each in way.got)),
+        rows.append(
+            (
+                way.name,
+                str(len(way.got)),
+                f"{way.right} ({way.right / len(way.got):.0%})",
+                *(f"{sum(g.right for g in each)} of {len(each)}" for each in tasks),
+                f"{1e6 * way.usd / len(way.got):.1f}",
+                str(way.escalations),
+                str(sum(each.model == "small" for each in way.got)),
+            )
         )
-    console.print(table)
+    columns = ("", "questions", "right", *tiers_live.TYPES, "USD a million", "escalated", "small")
+    console.print(table("costs by the stack's prices, unused tries included", columns, rows))
     problems = [each.problem for way in ways for each in way.got if each.problem]
     console.print(f"answers that were errors: {len(problems)} {sorted(set(problems))[:3] or ''}")
-    return {way.name: [asdict(each) for each in way.got] for way in ways}
+    return {way.name: way.got for way in ways}
 
 
 def _percent(value: Spread) -> str:
     if value.low == value.high:
         return f"{value.mean:.1%}"
     return f"{value.mean:.1%}  ({value.low:.1%} to {value.high:.1%})"
-
-
-def _bar(console: Console, said: str, *, ok: bool) -> bool:
-    console.print(f"bar: {said}: {'reached' if ok else 'MISSED'}", highlight=False)
-    return ok
 
 
 def main() -> int:
@@ -207,7 +195,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.splits < 4:
         parser.error("--splits: at least 4 are needed")
-    console = Console()
+    console, run = console_of(100), Run("tiers", options)
     try:
         models = stack_file.load(options.config).models
         prices: dict[Tier, Prices] = {each.tier: each.prices for each in models.values()}
@@ -226,10 +214,9 @@ def main() -> int:
             task = progress.add_task("asking", total=tiers_live.count())
             ways = tiers_live.run(options.config, lambda: progress.advance(task))
         figures["live"] = live(console, ways)
-    written = options.out / "tiers.json"
-    written.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    console.print(f"written: {written}, {png}")
-    return 0 if kept and priced else 1
+    bars = [*kept, *priced]
+    run.write(options.out / "tiers.json", figures, bars)
+    return conclude(console, bars, options.out)
 
 
 if __name__ == "__main__":
