@@ -208,7 +208,7 @@ def section(run: Result, ages: Mapping[str, str]) -> Html:
         [
             tag("h3", f"{run.entry.name}: {run.entry.question}", id=_anchor(run.entry.name)),
             made(run, ages),
-            tables(run.entry.figures, run.envelope.figures),
+            tables(run.entry, run.envelope.figures),
         ]
     )
 

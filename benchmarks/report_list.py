@@ -25,6 +25,8 @@ class Entry:
     """An option of the run and its value, where the same benchmark is two entries."""
     figures: str = ""
     """The form of its figures (report_figures); empty: they are shown as they are."""
+    drawn: tuple[str, ...] = ()
+    """Fields of such figures that bars show."""
 
     def is_of(self, benchmark: str, part: str, configuration: Mapping[str, Any]) -> bool:
         if (benchmark, part) != (self.benchmark, self.part):
@@ -115,6 +117,7 @@ ENTRIES: tuple[Entry, ...] = (
         _bench("orchestrator agents"),
         ("orchestrator", "benchmarks/orchestrator*.py"),
         part="agents",
+        drawn=("late_p99_ms",),
     ),
     Entry(
         "gateway-speed",
@@ -123,6 +126,7 @@ ENTRIES: tuple[Entry, ...] = (
         _bench("gateway speed"),
         ("router", "benchmarks/gateway*.py"),
         part="speed",
+        drawn=("answer_p50_us", "stream_us", "requests_per_s"),
     ),
     Entry(
         "gateway-shared",
@@ -131,6 +135,7 @@ ENTRIES: tuple[Entry, ...] = (
         _bench("gateway shared"),
         ("router", "benchmarks/gateway*.py"),
         part="shared",
+        drawn=("stayed",),
     ),
     Entry(
         "gateway-killed",
@@ -139,6 +144,93 @@ ENTRIES: tuple[Entry, ...] = (
         _bench("gateway killed"),
         ("router", "benchmarks/gateway*.py"),
         part="killed",
+    ),
+    Entry(
+        "routing",
+        "routing",
+        "Which replica: our policy beside six others, in virtual time",
+        _bench("routing --json out/routing.json"),
+        ("router", "serving/simulator", "benchmarks/routing*.py"),
+        drawn=("hits", "mean_ttft_s"),
+    ),
+    Entry(
+        "routing-memory",
+        "routing",
+        "What the router remembers, in bytes",
+        _bench("routing --memory --json out/routing-memory.json"),
+        ("router", "benchmarks/routing*.py"),
+        part="memory",
+    ),
+    Entry(
+        "replicas",
+        "replicas",
+        "The same on two real engines: does the simulation rank alike?",
+        _bench("replicas --json out/replicas.json"),
+        ("router", "serving", "benchmarks/replicas*.py"),
+        drawn=("mean_ttft_s",),
+    ),
+    Entry(
+        "warmth",
+        "warmth",
+        "Tokens that the router predicts to be cached, beside those that are",
+        _bench("warmth --json out/warmth.json"),
+        ("router", "serving", "benchmarks/warmth.py"),
+        drawn=("mean_error_tokens",),
+    ),
+    Entry(
+        "tiers",
+        "tiers",
+        "Does choosing between two models keep quality and save money?",
+        _bench("tiers"),
+        ("router", "benchmarks/tiers*.py"),
+    ),
+    Entry(
+        "fairness",
+        "fairness",
+        "One tenant floods: what do the others notice?",
+        _bench("fairness"),
+        ("router", "serving/simulator", "benchmarks/fairness.py"),
+        drawn=("p99_s",),
+    ),
+    Entry(
+        "parked",
+        "parked",
+        "What a conversation that waits costs",
+        _bench("parked --json out/parked.json"),
+        ("orchestrator", "benchmarks/parked.py"),
+    ),
+    Entry(
+        "kills",
+        "kills",
+        "SIGKILL at random moments: is anything lost, doubled or stuck?",
+        _bench("kills --json out/kills.json"),
+        ("orchestrator", "benchmarks/kills*.py"),
+    ),
+    Entry(
+        "tool_validity",
+        "tool_validity",
+        "Is every call of real models valid?",
+        _bench("tool_validity --json out/tool_validity.json"),
+    ),
+    Entry(
+        "tool_decisions",
+        "tool_decisions",
+        "Are everyday questions answered with the right call?",
+        _bench("tool_decisions --json out/tool_decisions.json"),
+    ),
+    Entry(
+        "grammar_cost",
+        "grammar_cost",
+        "What the grammar of calls costs in speed",
+        _bench("grammar_cost --json out/grammar_cost.json"),
+        ("serving", "benchmarks/grammar_cost.py"),
+    ),
+    Entry(
+        "token_stability",
+        "token_stability",
+        "Is a turn's own output found in the cache by the next one?",
+        _bench("token_stability --json out/token_stability.json"),
+        ("serving", "router", "benchmarks/token_stability.py"),
     ),
     Entry(
         "guard",

@@ -1,5 +1,4 @@
-"""Each benchmark's tables and plots. One whose figures the report has no form for is shown as it
-is: names against fields, or one figure a line."""
+"""Each benchmark's tables and plots, below its command."""
 
 from __future__ import annotations
 
@@ -22,17 +21,17 @@ from benchmarks.harness.html import (
 )
 from benchmarks.harness.svg import Curve, lines
 from benchmarks.report_figures import Account, Agents, Cost, Interval, Latency, Load, Spread, Steps
+from benchmarks.report_list import Entry
+from benchmarks.report_plain import colour, plain
 from benchmarks.report_words import answers, dollars, seconds, sessions
 
-MOST_ROWS = 60
-MOST_COLUMNS = 12
 _TOKENS = ("fresh", "cached", "output")
 
 
-def tables(form: str, figures: Any) -> Html:
+def tables(entry: Entry, figures: Any) -> Html:
     """All that is shown of one run, below its command."""
-    show = _FORMS.get(form)
-    return show(figures) if show else plain(figures)
+    show = _FORMS.get(entry.figures)
+    return show(figures) if show else plain(figures, entry.drawn)
 
 
 def cost(found: Cost) -> Html:
@@ -275,7 +274,7 @@ def steps(found: Steps) -> Html:
         }
         rows = [(name, *map(number, each)) for name, each in medians.items()]
         longest = [
-            Line(name, [Piece(each[0], _colour(name))], number(each[0], "ms"))
+            Line(name, [Piece(each[0], colour(name))], number(each[0], "ms"))
             for name, each in medians.items()
         ]
         columns = ("loop", "CPU ms a step", "steps/s", "CPU ms a response")
@@ -287,84 +286,8 @@ def steps(found: Steps) -> Html:
     return join(parts)
 
 
-def plain(figures: Any) -> Html:
-    """Of whatever form: names against fields where it is that, else one figure a line."""
-    rows = _records(figures)
-    if rows:
-        names = [*dict.fromkeys(field for _, row in rows for field in row)][:MOST_COLUMNS]
-        named = [
-            (name, *(_cell(row.get(field)) for field in names)) for name, row in rows[:MOST_ROWS]
-        ]
-        shown = table(("", *map(_words, names)), named)
-        return join([shown, _more(len(rows))])
-    flat = list(_leaves(figures, ""))
-    shown = table(("figure", "value"), [(_words(n), _cell(v)) for n, v in flat[:MOST_ROWS]])
-    return join([shown, _more(len(flat))])
-
-
 def figure(drawn: Html, caption: str) -> Html:
     return tag("figure", drawn, tag("figcaption", caption))
-
-
-def _records(figures: Any) -> list[tuple[str, Mapping[str, Any]]]:
-    """(name, fields) of records that are all alike; nothing where these are none."""
-    if isinstance(figures, Mapping):
-        items = [(str(name), each) for name, each in figures.items()]
-    elif isinstance(figures, list):
-        items = [(str(place), each) for place, each in enumerate(figures, 1)]
-    else:
-        return []
-    if not items or not all(isinstance(each, Mapping) and _flat(each) for _, each in items):
-        return []
-    return items
-
-
-def _flat(record: Mapping[str, Any]) -> bool:
-    return any(_is_simple(each) for each in record.values())
-
-
-def _is_simple(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float) or _is_interval(value)
-
-
-def _is_interval(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.keys() == {"value", "low", "high"}
-
-
-def _leaves(value: Any, name: str) -> Any:
-    if isinstance(value, Mapping) and not _is_interval(value):
-        for key, each in value.items():
-            yield from _leaves(each, f"{name}, {key}" if name else str(key))
-    elif isinstance(value, list):
-        for place, each in enumerate(value, 1):
-            yield from _leaves(each, f"{name} {place}")
-    else:
-        yield name, value
-
-
-def _cell(value: Any) -> object:
-    if _is_interval(value):
-        low, high = number(value["low"]), number(value["high"])
-        return f"{number(value['value'])} ({low} to {high})"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int | float):
-        return number(value)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_cell(each)}" for key, each in value.items())[:200]
-    if isinstance(value, list):
-        return " ".join(str(_cell(each)) for each in value)[:200]
-    return NOTHING if value is None else str(value)[:200]
-
-
-def _more(count: int) -> Html | None:
-    return (
-        tag("p", f"... and {count - MOST_ROWS} more", class_="soft") if count > MOST_ROWS else None
-    )
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _some(spread: Spread | None) -> bool:
@@ -381,10 +304,6 @@ def _interval(found: Interval, said: Callable[..., str]) -> str:
     digits = (1,) if said is percent else ()
     value, low, high = (said(each, *digits) for each in (found.value, found.low, found.high))
     return f"{value} ({low} to {high})"
-
-
-def _colour(name: str) -> str:
-    return "ours" if name == "warmloop" else "others"
 
 
 _FORMS: Mapping[str, Callable[[Any], Html]] = {

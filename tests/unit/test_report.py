@@ -450,8 +450,22 @@ def test_figures_of_an_unknown_form_are_shown_as_they_are(tmp_path: Path) -> Non
     write(tmp_path, "b.json", envelope("two", {"deep": {"er": [1, {"x": 12345.6}]}}))
     write(tmp_path, "c.json", envelope("three", 7))
     text = Seen(page(tmp_path)).text
-    for each in ("p50 ms", "ours", "1.50", "deep, er 2, x", "12,346", "7"):
+    for each in ("p50 ms", "ours", "1.50", "deep", "er", "x 12,346", "12,346", "7"):
         assert each in text
+
+
+def test_records_of_a_list_are_named_by_their_words_and_drawn_where_that_is_asked(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {"scenario": "fits", "policy": "ours", "hits": 0.9, "mean_ttft_s": 1.0},
+        {"scenario": "fits", "policy": "sticky", "hits": 0.45, "mean_ttft_s": 2.0},
+    ]
+    write(tmp_path, "routing.json", envelope("routing", {"rows": rows}))
+    html = page(tmp_path)
+    assert "<th>fits ours</th>" in html
+    assert '<i class="ours" style="width:100.00%"></i>' in html
+    assert '<i class="others" style="width:50.00%"></i>' in html
 
 
 def test_the_command_writes_the_page_and_says_what_is_missing(
