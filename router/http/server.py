@@ -165,6 +165,10 @@ class FrontProtocol(HttpToolsProtocol):
             self.cycle = cast(RequestResponseCycle, None)  # as before the first request
         super().connection_lost(exc)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Whoever asks for a WebSocket is answered as if they had not: it is not worth a line in
+        the log each time, nor advice to install what would not be used."""
+
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP/1.1 is told so, and the connection is closed."""
         body = msgspec.json.encode(BadRequest(msg, code="invalid_http").body())
