@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from router.logs import TurnRecord
 from router.tallies import Counts, Spreads
+from router.turn import NO_TIME
 from serving.tables.base import Engine, EngineLoad
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, of no use here
@@ -183,6 +184,8 @@ class Metrics:
 
     def observe(self, record: TurnRecord) -> None:
         """Count a request that has ended."""
+        if record.spare and record.error == NO_TIME:
+            return  # nobody asked for anything, and no engine did anything
         model = record.model  # bounded: models are the configured ones, statuses are few
         self._requests.add((model, str(record.status)))
         if record.first_byte_s is not None and not record.spare:

@@ -86,6 +86,9 @@ async def test_after_a_long_timer_the_turn_finds_its_prompt_which_had_been_drive
     assert warm.prompt_tokens == cold.prompt_tokens
     # The engine was asked for nothing but the two turns, three of others, and the touch.
     assert made.simulators[0]._count == 6
+    value = made.router.metrics.registry.get_sample_value
+    assert value("warmloop_first_token_seconds_count", {"model": "big"}) == 2
+    assert value("warmloop_requests_total", {"model": "big", "status": "200"}) == 6
 
 
 async def test_during_a_long_call_touches_keep_the_prompt_while_others_come_and_go() -> None:
@@ -154,3 +157,7 @@ async def test_a_prompt_that_is_being_read_again_gives_way_to_whoever_comes() ->
         made.clock.advance(5)
         await worker.run("c")
         assert len(await made.found(ModelResult)) == 2
+        # It is no failure that an alert should ring for.
+        value = made.router.metrics.registry.get_sample_value
+        assert value("warmloop_requests_total", {"model": "big", "status": "503"}) is None
+        assert value("warmloop_requests_total", {"model": "big", "status": "200"}) == 3
