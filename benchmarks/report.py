@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.harness.html import Html, join, number, page, prose, table, tag
-from benchmarks.report_advice import Advice, Evidence, advice
+from benchmarks.report_advice import advice
 from benchmarks.report_answer import (
     answer,
     in_short,
@@ -25,6 +25,7 @@ from benchmarks.report_answer import (
     saving,
     times_of,
 )
+from benchmarks.report_evidence import Advice, Evidence
 from benchmarks.report_read import Result, Results, age, read
 from benchmarks.report_tables import tables
 from benchmarks.report_words import cost_of, latency_of
@@ -155,7 +156,7 @@ def what_to_change(results: Results, found: Sequence[Advice]) -> Html:
                 tag("p", tag("b", each.found), " ", prose(each.do), *_doubt(results, each.by)),
             )
         )
-    note = "Derived from the figures by the rules in benchmarks/report_advice.py."
+    note = "Derived by plain rules: benchmarks/report_cost_rules.py and report_time_rules.py."
     return join([tag("ol", *items, class_="advice"), tag("p", note, class_="soft")])
 
 

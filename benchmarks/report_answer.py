@@ -15,6 +15,7 @@ from benchmarks.harness.html import (
     Line,
     Piece,
     bars,
+    change,
     join,
     legend,
     number,
@@ -23,7 +24,7 @@ from benchmarks.harness.html import (
     table,
     tag,
 )
-from benchmarks.report_advice import Advice
+from benchmarks.report_evidence import Advice
 from benchmarks.report_figures import Account, Case, Cost, Latency, Way
 from benchmarks.report_read import Result
 from benchmarks.report_words import (
@@ -92,9 +93,9 @@ def _of_cost(result: Result) -> list[tuple[str, object]]:
     cost: Cost = result.envelope.figures
     naive, best = cost.own.naive, cost.own.best
     tokens = number(round(naive.fresh + naive.cached + naive.output))
-    kept = f", {percent(best.right / naive.right)} of them" if naive.right else ""
+    kept = f" ({percent(best.right / naive.right)})" if 0 < best.right < naive.right else ""
     steps = ", ".join(
-        f"{name.removeprefix('+ ')} {percent(-share)}" for name, share in cost.own.saved()
+        f"{name.removeprefix('+ ')} {change(-share)}" for name, share in cost.own.saved()
     )
     how = (
         "Measured: real engines ran every call."
@@ -110,7 +111,7 @@ def _of_cost(result: Result) -> list[tuple[str, object]]:
         ),
         ("Instead", "of the large model for every turn with nothing kept in a cache (naive)."),
         ("Why", f"Step by step, of what was left: {steps}."),
-        ("Quality", f"{answers(best)} answers are right; naively {number(naive.right)}{kept}."),
+        ("Quality", f"{answers(best)} answers are right{kept}; naively {number(naive.right)}."),
         ("How known", how),
     ]
 
@@ -171,8 +172,7 @@ def waterfall(account: Account) -> Html:
     ):
         low, high = sorted((before.usd, after.usd))
         kind = "saved" if after.usd <= before.usd else "dearer"
-        said = percent(-share) if share >= 0 else f"+{percent(-share)}"
-        lines.append(Line(after.name, [Piece(low, GAP), Piece(high - low, kind)], said))
+        lines.append(Line(after.name, [Piece(low, GAP), Piece(high - low, kind)], change(-share)))
     lines.append(Line(tag("b", "best"), [Piece(best.usd, "ours")], tag("b", dollars(best.usd))))
     about = f"From {dollars(naive.usd)} to {dollars(best.usd)} for 1,000 tasks, step by step"
     return join(
@@ -196,8 +196,8 @@ def steps(cost: Cost) -> Html:
     rows = []
     for account in cost.accounts:
         saved = dict(account.saved())
-        rows.append((account.prices.name, *(percent(saved.get(name)) for name in names)))
-    return table(("each step saves, under the prices of", *names), rows)
+        rows.append((account.prices.name, *(change(-saved.get(name, 0.0)) for name in names)))
+    return table(("each step, under the prices of", *names), rows)
 
 
 def times_of(latency: Result | None) -> Html:

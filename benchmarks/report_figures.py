@@ -226,6 +226,29 @@ class Agents(Figures):
     models: tuple[Summary, ...] = Field(min_length=1)
 
 
+# capacity
+
+
+class Cluster(BaseModel):
+    """So many replicas, at what binds first."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    replicas: int
+    agents: int
+    binds: str
+    tasks_a_day: float
+    usd_a_task: float
+
+
+class Capacity(BaseModel):
+    """Also what else it says is shown."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    clusters: tuple[Cluster, ...] = Field(min_length=1)
+
+
 # orchestrator
 
 
@@ -244,5 +267,6 @@ FIGURES: Mapping[str, type[BaseModel]] = {
     "latency": Latency,
     "load": Load,
     "agents": Agents,
+    "capacity": Capacity,
     "steps": Steps,
 }

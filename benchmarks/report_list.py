@@ -100,6 +100,8 @@ ENTRIES: tuple[Entry, ...] = (
         "How many agents a GPU or a cluster serves, and where it breaks first",
         _bench("capacity"),
         ("router", "benchmarks/capacity*.py"),
+        figures="capacity",
+        drawn=("tasks_a_day", "usd_a_task"),
     ),
     Entry(
         "orchestrator-steps",

@@ -52,24 +52,32 @@ def _records(figures: Any) -> list[tuple[str, dict[str, Any]]]:
     """(name, fields) of records that are all alike; nothing where these are none."""
     if isinstance(figures, Mapping):
         items = [(str(name), each) for name, each in figures.items()]
-    elif isinstance(figures, list):
+    elif isinstance(figures, list | tuple):
         items = [(str(place), each) for place, each in enumerate(figures, 1)]
     else:
         return []
-    found = [(name, _spread(each)) for name, each in items if isinstance(each, Mapping)]
-    if len(found) < max(1, len(items)) or not _alike([row for _, row in found]):
+    records = [each for _, each in items if isinstance(each, Mapping)]
+    if not records or len(records) < len(items) or not _alike(records):
         return []
+    found = [(name, _spread(each)) for name, each in items]
     return found if isinstance(figures, Mapping) else _named(found)
 
 
 def _named(rows: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
-    """Records of a list by what they say of themselves in words, where that tells them apart."""
+    """Records of a list by what they say of themselves in words, or by their first field, where
+    that tells them apart."""
+    first, *_ = rows[0][1]
     words = [field for field, value in rows[0][1].items() if isinstance(value, str)]
-    names = [" ".join(str(row.get(field, "")) for field in words) for _, row in rows]
-    if not words or len({*names}) < len(rows):
-        return rows
-    fields = [{field: v for field, v in row.items() if field not in words} for _, row in rows]
-    return [*zip(names, fields, strict=True)]
+    for fields, label in ((words, ""), ([first], f"{_words(first)} ")):
+        names = [
+            label + " ".join(str(_cell(row.get(field))) for field in fields) for _, row in rows
+        ]
+        if fields and len({*names}) == len(rows):
+            kept = [
+                {field: v for field, v in row.items() if field not in fields} for _, row in rows
+            ]
+            return [*zip(names, kept, strict=True)]
+    return rows
 
 
 def _spread(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,12 +91,12 @@ def _spread(record: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _alike(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Most of their fields all of them have, and most fit into cells."""
-    every = {field for row in rows for field in row}
-    shared = {field for field in every if all(field in row for row in rows)}
-    simple = sum(_is_simple(each) for row in rows for each in row.values())
-    return 2 * len(shared) > len(every) and 2 * simple > sum(map(len, rows))
+def _alike(records: Sequence[Mapping[str, Any]]) -> bool:
+    """All of them have most of the fields, and most of what they hold fits into cells."""
+    fields = {field for record in records for field in record}
+    shared = [field for field in fields if all(field in record for record in records)]
+    cells = [each for record in records for each in _spread(record).values()]
+    return 2 * len(shared) > len(fields) and 2 * sum(map(_is_simple, cells)) > len(cells)
 
 
 def _is_simple(value: Any) -> bool:
@@ -109,7 +117,7 @@ def _cell(value: Any) -> object:
         return number(value)
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_cell(each)}" for key, each in value.items())[:200]
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return " ".join(str(_cell(each)) for each in value)[:200]
     return NOTHING if value is None else str(value)[:200]
 

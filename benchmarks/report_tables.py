@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel
+
 from benchmarks.harness.html import (
     NOTHING,
     Html,
@@ -31,7 +33,10 @@ _TOKENS = ("fresh", "cached", "output")
 def tables(entry: Entry, figures: Any) -> Html:
     """All that is shown of one run, below its command."""
     show = _FORMS.get(entry.figures)
-    return show(figures) if show else plain(figures, entry.drawn)
+    if show:
+        return show(figures)
+    known = figures.model_dump() if isinstance(figures, BaseModel) else figures
+    return plain(known, entry.drawn)
 
 
 def cost(found: Cost) -> Html:

@@ -154,7 +154,14 @@ def number(value: float | None, unit: str = "") -> str:
 def percent(share: float | None, digits: int = 0) -> str:
     if share is None or not math.isfinite(share):
         return NOTHING
-    return f"{share:.{digits}%}".replace("-", MINUS)
+    said = f"{share:.{digits}%}"
+    return said.replace("-", MINUS if said.strip("-0.%") else "")
+
+
+def change(share: float | None) -> str:
+    """A share that was added or taken away."""
+    said = percent(share)
+    return f"+{said}" if share is not None and share > 0 and said != "0%" else said
 
 
 def prose(said: str) -> Html:

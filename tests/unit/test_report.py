@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from benchmarks import report
-from benchmarks.harness.html import NOTHING, Line, Piece, bars, number, percent, tag
+from benchmarks.harness.html import NOTHING, Line, Piece, bars, change, number, percent, tag
 from benchmarks.harness.svg import Curve, lines
-from benchmarks.report_advice import Evidence, advice
-from benchmarks.report_figures import Cost, Latency
+from benchmarks.report_advice import advice
+from benchmarks.report_evidence import Evidence
+from benchmarks.report_figures import Capacity, Cost, Latency
 from benchmarks.report_list import ENTRIES
 from benchmarks.report_read import age, read
 from serving.errors import ConfigError
@@ -198,7 +199,7 @@ def test_the_first_lines_say_what_a_task_costs_why_and_what_to_change(both: Path
     assert "a card at 2 USD an hour" in head
     assert "15 turns" in head
     assert "prefix cache \N{MINUS SIGN}75%, routing \N{MINUS SIGN}60%" in head
-    assert "28 of 30 answers are right; naively 29, 97% of them" in head
+    assert "28 of 30 answers are right (97%); naively 29" in head
     assert "Measured: real engines ran every call" in head
     assert (
         "Of a warm turn of 1 s: 75% it writes the answer, 20% the engine reads the prompt" in head
@@ -417,6 +418,25 @@ def test_lost_answers_a_large_models_share_and_a_dearer_step_are_to_be_changed()
     )
 
 
+def test_a_step_that_changes_no_token_is_not_called_dearer_for_a_machines_noise() -> None:
+    figures = cost_figures()
+    for account in figures["accounts"]:
+        same = account["ways"][1]["usd"]
+        account["ways"][2] = way("+ routing", same)
+    figures["accounts"][0]["ways"][2]["usd"] *= 1.05
+    found = said(cost=figures)
+    assert kind_of(found, "Routing changes nothing here") == "look"
+    assert not [text for text in found if "dearer" in text]
+
+
+def test_what_binds_first_is_said_with_what_moves_it() -> None:
+    one = {"replicas": 1, "agents": 8, "binds": "prefill", "tasks_a_day": 744.6, "usd_a_task": 0.1}
+    found = advice(Evidence(None, None, None, None, Capacity.model_validate({"clusters": [one]})))
+    assert [each.found for each in found] == [
+        "Replicas: 1. They serve 8 agents at once, 745 tasks a day; prefill binds first."
+    ]
+
+
 def test_a_machine_that_never_pays_is_no_machine_to_own() -> None:
     figures = cost_figures()
     assert kind_of(said(cost=figures), "From 4 billion tokens a month") == "look"
@@ -513,6 +533,7 @@ def test_figures_have_three_digits(value: float | None, text: str) -> None:
 
 
 def test_shares_are_percent() -> None:
+    assert (percent(-0.001), change(-0.001), change(0.12)) == ("0%", "0%", "+12%")
     assert (percent(0.123), percent(-0.123, 1), percent(None)) == (
         "12%",
         "\N{MINUS SIGN}12.3%",
