@@ -9,7 +9,7 @@ prefix that all conversations of an agent share.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,12 +70,16 @@ class Agent:
         """What the router is told of the main chain's turns."""
         return "finalise" if self.version is None else "tool-call"
 
-    def with_tools(self, more: Iterable[Tool]) -> Agent:
-        """The same with more tools, its own among them unchanged."""
-        box = self.tools.extended(held(more, self.tool_settings, mcp=True, where="tool_settings"))
+    def with_tools(self, more: Iterable[Tool], asks: Collection[str] = ()) -> Agent:
+        """The same with more tools, its own among them unchanged; each call of those that `asks`
+        names waits for a person, too."""
+        added = held(more, self.tool_settings, mcp=True, where="tool_settings")
+        box = self.tools.extended(
+            replace(each, requires_approval=True) if each.name in asks else each for each in added
+        )
         own = {each["function"]["name"] for each in self.tools.definitions()}
-        added = [each for each in box.definitions() if each["function"]["name"] not in own]
-        tools = [*self.settings.get("tools", ()), *added]
+        new = [each for each in box.definitions() if each["function"]["name"] not in own]
+        tools = [*self.settings.get("tools", ()), *new]
         tools.sort(key=lambda each: str(each["function"]["name"]))
         settings = {"tool_choice": "auto", "parallel_tool_calls": True, **self.settings}
         return replace(self, tools=box, settings={**settings, "tools": tools})

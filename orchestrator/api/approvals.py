@@ -52,8 +52,9 @@ class ApprovalResponseItem(Inbound):
         return self.model_dump(exclude_none=True)
 
 
-def request_item(event: ApprovalRequested) -> Item:
-    """What a client sees. Of a call in doubt the arguments say so, and what approving means."""
+def request_item(event: ApprovalRequested, label: str = SERVER_LABEL, name: str = "") -> Item:
+    """What a client sees: a tool by its server, and the name that it has there. Of a call in doubt
+    the arguments say so, and what approving means."""
     arguments = event.arguments
     if event.reason == "outcome_unknown":
         doubt = "the process died inside this call; whether it took effect is unknown"
@@ -62,8 +63,8 @@ def request_item(event: ApprovalRequested) -> Item:
     return {
         "id": event.approval_id,
         "type": REQUEST,
-        "server_label": SERVER_LABEL,
-        "name": event.name,
+        "server_label": label,
+        "name": name or event.name,
         "arguments": arguments,
     }
 
@@ -93,8 +94,18 @@ def decisions(state: State, items: Sequence[Item], at: float) -> list[ApprovalDe
         if call_id is None:
             _refuse(state, approval_id, param)
         else:
-            reason = item.get("reason", "")
-            found.append(ApprovalDecided(approval_id, call_id, at, item["approve"], reason))
+            call = state.waiting[call_id].call
+            found.append(
+                ApprovalDecided(
+                    approval_id,
+                    call_id,
+                    at,
+                    item["approve"],
+                    item.get("reason", ""),
+                    call.name,
+                    call.arguments,
+                )
+            )
     return found
 
 

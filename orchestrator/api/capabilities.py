@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from orchestrator.agents import Agent
 from orchestrator.api.response_items import ImagePart, MessageItem
 from orchestrator.api.response_request import CreateRequest
+from orchestrator.api.response_tools import FunctionTool
 from serving.config.model import ModelConfig
 from serving.config.sections import nearest
 from serving.errors import BadRequest
@@ -22,7 +23,7 @@ from serving.errors import BadRequest
 
 def check(request: CreateRequest, agent: Agent, models: Iterable[ModelConfig]) -> None:
     """Raises BadRequest. `models` are those that may answer, as far as they are known."""
-    if not agent.mcp:
+    if not agent.mcp and not request.servers:
         check_tools(request, agent)
     for model in models:
         _reads(request, model)
@@ -31,13 +32,16 @@ def check(request: CreateRequest, agent: Agent, models: Iterable[ModelConfig]) -
 def check_tools(request: CreateRequest, agent: Agent) -> None:
     """Raises BadRequest unless what the request says of tools goes with those of the agent."""
     own = agent.tools.names
+    names = {*own}
     for index, tool in enumerate(request.tools or ()):
+        if not isinstance(tool, FunctionTool):
+            continue
         if tool.name in own:
             raise _refused(
                 f"tools[{index}].name",
                 f"{tool.name!r} is a tool of the agent {agent.name!r}; rename yours",
             )
-    names = {*own, *(tool.name for tool in request.tools or ())}
+        names.add(tool.name)
     _tool_choice(request, names)
     wanted = request.text.format if request.text is not None else None
     if wanted is not None and wanted.type != "text" and names and request.tool_choice != "none":

@@ -33,6 +33,7 @@ PREFIXES = {
     "mcp_approval_response": "mcprr",
     "mcp_approval_request": "mcpr",
     "compaction": "cmp",
+    "mcp_call": "mcp",
 }
 
 

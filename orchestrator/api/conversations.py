@@ -9,7 +9,7 @@ waits for a person, or for the client's output, stays.)
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Container, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -35,6 +35,7 @@ from orchestrator.loop.events import (
     Item,
 )
 from orchestrator.loop.machine import fold_all
+from orchestrator.loop.mcp_calls import MCP_CALL
 from orchestrator.loop.state import OpenCall
 from serving.errors import Conflict, NotFound
 
@@ -107,7 +108,8 @@ class Conversations:
         async with self._writing(conversation) as lease:
             view = _idle(await self._view(conversation, tenant))
             before = view.items()
-            check_outputs(before, items)
+            waiting = fold_all(await self._journal.read(conversation)).waiting
+            check_outputs(before, items, _unseen(waiting))
             await self._journal.append(lease, [HistoryImported("", "", items)])
         added = (await self._view(conversation, tenant)).items()[len(before) :]
         return Page(limit=len(added), order="asc").of(added)
@@ -123,7 +125,7 @@ class Conversations:
             view = _idle(await self._view(conversation, tenant))
             item, items = _item(view, item_id), view.items()
             waiting = fold_all(await self._journal.read(conversation)).waiting
-            _not_waited_for(item, open_calls(items), waiting)
+            _not_waited_for(item, [*open_calls(items), *_unseen(waiting)], waiting)
             gone = _with_its_other_half(items, item)
             rest = _history([each for each in items if each["id"] not in gone], waiting)
             await self._journal.append(lease, [HistoryReplaced(self._clock.now(), rest, gone)])
@@ -170,6 +172,11 @@ def _item(view: ConversationView, item_id: str) -> Item:
     raise NotFound(f"Item with id '{item_id[:80]}' not found in conversation.", param="item_id")
 
 
+def _unseen(waiting: Mapping[str, OpenCall]) -> dict[str, str]:
+    """Calls of MCP servers that wait for a person → what asks for it, the only item they have."""
+    return {c: each.approval_id for c, each in waiting.items() if each.offered is not None}
+
+
 def _not_waited_for(item: Item, unanswered: Sequence[str], waiting: Mapping[str, OpenCall]) -> None:
     """Raises Conflict for what a later request must be able to answer."""
     for call_id, each in waiting.items():
@@ -187,14 +194,24 @@ def _not_waited_for(item: Item, unanswered: Sequence[str], waiting: Mapping[str,
         )
 
 
-def _history(items: Sequence[Item], waiting: Container[str]) -> list[Item]:
+def _history(items: Sequence[Item], waiting: Mapping[str, OpenCall]) -> list[Item]:
     """Items as the model shall see them from now on: no call is without its output but those that
     wait. One that was cut while it was written, or never ran, has none."""
     answered = {each["call_id"] for each in items if each["type"] == "function_call_output"}
+    unseen = {approval_id: call_id for call_id, approval_id in _unseen(waiting).items()}
     found: list[Item] = []
     for item in items:
         is_call = item["type"] == "function_call"
-        if is_call and item.get("status") == "incomplete":
+        if (is_call and item.get("status") == "incomplete") or item["type"] == "mcp_list_tools":
+            continue
+        if item["type"] == MCP_CALL:
+            if item.get("output") is not None or item.get("error") is not None:
+                found.append(item)  # its id tells which call it was
+            continue
+        if call_id := unseen.get(item["id"]):
+            call = waiting[call_id].call
+            told = {"call_id": call_id, "name": call.name, "arguments": call.arguments}
+            found.append({"type": "function_call", **told})
             continue
         found.append(_plain(item))
         if is_call and item["call_id"] not in answered and item["call_id"] not in waiting:

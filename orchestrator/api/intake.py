@@ -294,7 +294,7 @@ class Intake:
 
         def fits(state: State, agent: Agent) -> None:
             place(state, asked)
-            if agent.mcp:
+            if agent.mcp or asked.request.servers:
                 check_tools(asked.request, agent)
 
         accept = partial(

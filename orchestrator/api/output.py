@@ -10,6 +10,7 @@ of the same step replaces all items of the ones before.
 
 from __future__ import annotations
 
+from orchestrator.api.mcp_items import McpCall, McpListTools, McpNames
 from orchestrator.api.output_items import (
     ApprovalRequest,
     Emitted,
@@ -28,12 +29,16 @@ from orchestrator.loop.events import (
     OutputDelta,
     ToolProgress,
     ToolResult,
+    ToolsListed,
+    ToolsOffered,
 )
+from orchestrator.loop.mcp_calls import item_id
 from orchestrator.loop.state import replies
 from serving.reply import REPLY
 
 Attempt = tuple[int, int]
 """Step and attempt."""
+AnyCall = FunctionCall | McpCall
 CallEvent = CallReady | ToolProgress | ApprovalRequested | ApprovalDecided | ToolResult
 
 
@@ -45,10 +50,11 @@ class Output:
         self._items: list[OpenItem] = []
         self._replaced: set[str] = set()
         self._attempt: Attempt = (0, 0)
-        self._of_attempt: list[Message | Reasoning | FunctionCall] = []
+        self._of_attempt: list[Message | Reasoning | AnyCall] = []
         self._blank = ""
         self._answered: set[str] = set()
-        self._decided: set[str] = set()
+        self._decided: dict[str, ApprovalDecided] = {}
+        self._names = McpNames()
 
     def items(self) -> list[Item]:
         """All items so far but those that a later attempt replaced."""
@@ -69,6 +75,26 @@ class Output:
         still_open = [item for item in self._of_attempt if item.is_open]
         return [event for item in still_open for event in item.close("incomplete")]
 
+    def end(self) -> list[Emitted]:
+        """The response has ended: calls that never ran give nothing any more."""
+        emitted = self.cut()
+        waiting = (each for each in self._of_attempt if isinstance(each, McpCall))
+        left = [call for call in waiting if call.awaits_result]
+        return [*emitted, *(event for call in left for event in call.close("incomplete"))]
+
+    def tools(self, event: ToolsListed | ToolsOffered) -> list[Emitted]:
+        """What the request's MCP servers offer."""
+        if isinstance(event, ToolsListed):
+            self._names.listed(event)
+            return []
+        tools = self._names.offered(event)
+        if tools is None:
+            return []
+        place = len(self._items)
+        item = McpListTools(f"mcpl_{self._id}_{place}", place, event.server, tools)
+        self._items.append(item)
+        return item.show()
+
     def delta(self, event: OutputDelta) -> list[Emitted]:
         """A batch of streamed output; what a superseded attempt still wrote is not shown."""
         if (event.step, event.attempt) != self._attempt:
@@ -80,7 +106,7 @@ class Output:
         call = self._call(event.call_id)
         emitted: list[Emitted] = []
         if call is None:
-            if event.kind != "call" or event.name == REPLY:
+            if event.kind != "call" or event.name == REPLY or self._names.asks(event.name):
                 return []
             call, emitted = self._open_call(event.call_id, event.name)
         return [*emitted, *(call.grow(event.text) if event.text else [])]
@@ -127,12 +153,12 @@ class Output:
         begun = {
             item.call_id
             for item in self._of_attempt
-            if isinstance(item, FunctionCall) and not item.is_open
+            if isinstance(item, AnyCall) and not item.is_open
         }
-        for wanted in () if replies(event) else event.calls:
-            if wanted.name == REPLY:
-                continue
-            if wanted.call_id in begun:
+        wanted_calls = () if replies(event) else event.calls
+        self._names.hold(wanted_calls)
+        for wanted in wanted_calls:
+            if wanted.name == REPLY or wanted.call_id in {*begun, *self._names.unseen}:
                 continue
             call = self._call(wanted.call_id)
             if call is None or not wanted.arguments.startswith(call.text):
@@ -145,7 +171,7 @@ class Output:
             emitted += self._withdraw(item)
         return emitted
 
-    def _withdraw(self, item: Message | Reasoning | FunctionCall | None) -> list[Emitted]:
+    def _withdraw(self, item: Message | Reasoning | AnyCall | None) -> list[Emitted]:
         # What was sent cannot be unsaid inside its item: another item takes its place.
         if item is None:
             return []
@@ -163,27 +189,35 @@ class Output:
                 return self._approval(event)
             case ApprovalDecided():
                 # Of a call of an earlier response, whose result comes in this one.
-                self._decided.add(event.call_id)
+                self._decided[event.call_id] = event
                 return []
             case ToolResult():
                 return self._tool_result(event)
 
     def _tool_result(self, event: ToolResult) -> list[Emitted]:
         """What a call gave that the server ran; its place among the turn's calls makes its id."""
+        for running in self._of_attempt:
+            if isinstance(running, McpCall) and running.call_id == event.call_id:
+                return running.result(event) if running.awaits_result else []
+        if (held := self._names.unseen.pop(event.call_id, None)) is not None:
+            return self._show_call(held.name, held.arguments, event)
         calls = [item for item in self._of_attempt if isinstance(item, FunctionCall)]
         for index, call in enumerate(calls):
-            item_id = self._item_id("fco", index)
-            if call.call_id == event.call_id and item_id not in self._answered:
-                self._answered.add(item_id)
+            output_id = self._item_id("fco", index)
+            if call.call_id == event.call_id and output_id not in self._answered:
+                self._answered.add(output_id)
                 place = len(self._items)
-                output = FunctionCallOutput(item_id, place, event.call_id, event.output)
+                output = FunctionCallOutput(output_id, place, event.call_id, event.output)
                 self._items.append(output)
                 return output.show()
         if event.call_id not in self._decided:
             return []
-        self._decided.remove(event.call_id)
-        item_id = f"fco_{self._id}_{event.call_id}"
-        output = FunctionCallOutput(item_id, len(self._items), event.call_id, event.output)
+        decided = self._decided.pop(event.call_id)
+        if self._names.find(decided.name):
+            approval_id = decided.approval_id
+            return self._show_call(decided.name, decided.arguments, event, approval_id)
+        output_id = f"fco_{self._id}_{event.call_id}"
+        output = FunctionCallOutput(output_id, len(self._items), event.call_id, event.output)
         self._items.append(output)
         return output.show()
 
@@ -197,14 +231,33 @@ class Output:
         return [*opened, *_complete(call, event.call.arguments, "completed")]
 
     def _approval(self, event: ApprovalRequested) -> list[Emitted]:
-        """A call waits for a person."""
-        item = ApprovalRequest(event, len(self._items))
+        """A call waits for a person. One that was shown as running is in doubt."""
+        self._names.unseen.pop(event.call_id, None)
+        shown = [each for each in self._of_attempt if isinstance(each, McpCall)]
+        doubtful = [x for x in shown if x.call_id == event.call_id and x.awaits_result]
+        emitted = [told for call in doubtful for told in call.close("incomplete")]
+        item = ApprovalRequest(event, len(self._items), self._names.find(event.name))
         self._items.append(item)
-        return item.show()
+        return [*emitted, *item.show()]
+
+    def _show_call(
+        self, name: str, arguments: str, event: ToolResult, approval_id: str = ""
+    ) -> list[Emitted]:
+        """A call of a request's server that a person was asked about, with what it gave."""
+        server, tool = self._names.find(name) or ("", name)
+        place = len(self._items)
+        call_id = event.call_id
+        call = McpCall(self._mcp_id(call_id), place, call_id, server, tool, approval_id)
+        self._items.append(call)
+        return call.show(arguments, event)
+
+    def _mcp_id(self, call_id: str) -> str:
+        shown = (each for each in self._items if isinstance(each, McpCall))
+        return item_id(self._id, call_id, sum(each.call_id == call_id for each in shown))
 
     def _progress(self, event: ToolProgress) -> list[Emitted]:
         """What a running tool shows; an event of our own, beside OpenAI's."""
-        calls = (item for item in self._of_attempt if isinstance(item, FunctionCall))
+        calls = (item for item in self._of_attempt if isinstance(item, AnyCall))
         call = next((each for each in calls if each.call_id == event.call_id), None)
         if call is None:
             return []
@@ -227,13 +280,17 @@ class Output:
         self._add(message)
         return message, message.open()
 
-    def _open_call(self, call_id: str, name: str) -> tuple[FunctionCall, list[Emitted]]:
-        item_id = self._item_id("fc", len(self._of_attempt))
-        call = FunctionCall(item_id, len(self._items), call_id, name)
+    def _open_call(self, call_id: str, name: str) -> tuple[AnyCall, list[Emitted]]:
+        place = len(self._items)
+        call: AnyCall
+        if (found := self._names.find(name)) is not None:
+            call = McpCall(self._mcp_id(call_id), place, call_id, *found)
+        else:
+            call = FunctionCall(self._item_id("fc", len(self._of_attempt)), place, call_id, name)
         self._add(call)
         return call, call.open()
 
-    def _add(self, item: Message | Reasoning | FunctionCall) -> None:
+    def _add(self, item: Message | Reasoning | AnyCall) -> None:
         self._items.append(item)
         self._of_attempt.append(item)
 
@@ -243,12 +300,12 @@ class Output:
     def _reasoning(self) -> Reasoning | None:
         return next((x for x in self._of_attempt if isinstance(x, Reasoning) and x.is_open), None)
 
-    def _call(self, call_id: str) -> FunctionCall | None:
-        calls = (x for x in self._of_attempt if isinstance(x, FunctionCall) and x.is_open)
+    def _call(self, call_id: str) -> AnyCall | None:
+        calls = (x for x in self._of_attempt if isinstance(x, AnyCall) and x.is_open)
         return next((call for call in calls if call.call_id == call_id), None)
 
 
-def _complete(item: Message | FunctionCall, whole: str, status: str) -> list[Emitted]:
+def _complete(item: Message | AnyCall, whole: str, status: str) -> list[Emitted]:
     """Send what is still missing, then close."""
     missing = whole[len(item.text) :]
     return [*(item.grow(missing) if missing else []), *item.close(status)]

@@ -188,10 +188,13 @@ class FunctionCallOutput(OpenItem):
 class ApprovalRequest(OpenItem):
     """A call that waits for a person's word; whole from the start."""
 
-    def __init__(self, event: ApprovalRequested, output_index: int) -> None:
+    def __init__(
+        self, event: ApprovalRequested, output_index: int, tool: tuple[str, str] | None = None
+    ) -> None:
+        """`tool`: the server that the request named, and its own name of the tool."""
         super().__init__(event.approval_id, output_index)
         self.status = "completed"
-        self._item = request_item(event)
+        self._item = request_item(event) if tool is None else request_item(event, *tool)
 
     def as_item(self) -> Item:
         return self._item

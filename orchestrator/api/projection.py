@@ -38,6 +38,8 @@ from orchestrator.loop.events import (
     Status,
     ToolProgress,
     ToolResult,
+    ToolsListed,
+    ToolsOffered,
 )
 
 StreamEvent = dict[str, Any]
@@ -96,6 +98,9 @@ class Projection:
                 emitted = self._output.result(event)
             case ModelFailed():
                 emitted = self._output.cut()
+            case ToolsListed() | ToolsOffered():
+                told = self._output.tools(event)
+                emitted = [*self._start(), *told] if told else []
             case (
                 CallReady()
                 | ToolProgress()
@@ -134,7 +139,7 @@ class Projection:
         return [self._lifecycle("response.in_progress")]
 
     def _finish(self, event: ResponseFinished) -> list[Emitted]:
-        emitted = self._output.cut()
+        emitted = self._output.end()
         self.status = event.status
         self._ended = event
         return [*emitted, self._lifecycle(FINAL_EVENTS[event.status])]

@@ -196,6 +196,35 @@ class CompactionItem(Inbound):
         return {"type": "compaction", "encrypted_content": sealed, "text": text}
 
 
+class McpListItem(Inbound):
+    """What a server listed; the log knows it."""
+
+    type: Literal["mcp_list_tools"]
+
+    def normal(self) -> None:
+        return None
+
+
+class McpCallItem(Inbound):
+    """A call of an MCP server's tool and what it gave, in one."""
+
+    type: Literal["mcp_call"]
+    id: str = Field(min_length=1, max_length=256)
+    server_label: str = Field(min_length=1, max_length=256)
+    name: str = Field(min_length=1)
+    arguments: str
+    output: str | None = None
+    error: dict[str, Any] | str | None = None
+    approval_request_id: str | None = None
+
+    def normal(self) -> Item | None:
+        """None for one that was cut: it says nothing of what it gave."""
+        if self.output is None and self.error is None:
+            return None
+        status = "completed" if self.error is None else "failed"
+        return {**self.model_dump(exclude_none=True), "status": status}
+
+
 def _supported(value: Any) -> Any:
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == "item_reference":
@@ -210,6 +239,8 @@ AnyItem = Annotated[
         | CallOutputItem
         | ReasoningItem
         | CompactionItem
+        | McpListItem
+        | McpCallItem
         | ApprovalRequestItem
         | ApprovalResponseItem,
         Field(discriminator="type"),

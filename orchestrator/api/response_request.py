@@ -22,12 +22,15 @@ from orchestrator.api.response_format import TextConfig
 from orchestrator.api.response_items import AnyItem, as_items, normal
 from orchestrator.api.response_tools import (
     AllowedTools,
+    AnyTool,
     FunctionTool,
+    McpTool,
     NamedTool,
     ToolChoice,
-    refuse_mcp,
+    refuse_credentials,
 )
 from orchestrator.loop.events import Item
+from orchestrator.loop.state import functions_of
 
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
@@ -107,7 +110,7 @@ class CreateRequest(Strict):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
-    tools: list[FunctionTool] | None = None
+    tools: list[AnyTool] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
@@ -145,10 +148,16 @@ class CreateRequest(Strict):
             raise wrong_at("background", "a background response must be stored; leave store out")
         if self.stream_options is not None and not self.stream:
             raise wrong_at("stream_options", "goes with stream: true")
-        names = [tool.name for tool in self.tools or ()]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise wrong_at("tools", f"two tools are called {twice[0]!r}")
+        functions = [tool.name for tool in self.tools or () if isinstance(tool, FunctionTool)]
+        for names, said in ((functions, "tools are called"), (self.servers, "'mcp' tools name")):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise wrong_at("tools", f"two {said} {twice[0]!r}")
         return self
+
+    @property
+    def servers(self) -> list[str]:
+        """The MCP servers whose tools it brings."""
+        return [tool.server_label for tool in self.tools or () if isinstance(tool, McpTool)]
 
     @property
     def forced(self) -> tuple[str, ...]:
@@ -173,7 +182,7 @@ class CreateRequest(Strict):
 def stated(request: Strict, *elsewhere: str) -> dict[str, Any]:
     """What a request says, but for these fields."""
     found = request.model_dump(by_alias=True, exclude={*elsewhere}, exclude_none=True)
-    for tool in found.get("tools", ()):
+    for tool in functions_of(found):
         tool.setdefault("parameters", None)
         tool.setdefault("strict", None)
     return found
@@ -181,7 +190,7 @@ def stated(request: Strict, *elsewhere: str) -> dict[str, Any]:
 
 def refuse_unsupported(body: Mapping[str, Any]) -> None:
     """Raises for parameters that are known elsewhere and would silently be missing here."""
-    refuse_mcp(body.get("tools"))
+    refuse_credentials(body.get("tools"))
     include = body.get("include")
     logprobs = "message.output_text.logprobs"
     refusals = {

@@ -1,4 +1,7 @@
-"""The function tools that a client runs, and what it may say of their use.
+"""The tools that a client brings, and what it may say of their use.
+
+    {"type": "function", "name": N, ...}         the client runs it
+    {"type": "mcp", "server_label": S, ...}      tools of a server that the operator configured
 
     "auto" | "none" | "required"
     {"type": "function", "name": N}                                 this one, next
@@ -6,49 +9,84 @@
 
 Names may be those of the request's tools or of the agent's own.
 
-MCP servers are not a client's to name: what they can reach, with which credentials, and which calls
-need a person is in the stack file, and an agent has their tools.
+Where an MCP server is and with which credentials it is asked stands in the stack file alone. A
+request that brings an address of its own, or a secret, is refused before any of it is kept; which
+servers it may name, and what they list, is `orchestrator/mcp/asked.py`'s to know.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from orchestrator.api.inbound import Strict, unsupported, wrong_at
 from serving.reply import REPLY
 
-ADDRESSES = ("server_url", "connector_id", "tunnel_id")
+OPERATORS = ("authorization", "headers", "connector_id", "tunnel_id")
+"""Fields of an `mcp` tool that say where a server is, or with which credentials it is asked."""
+MAX_LABEL = 64
 
 
 def _function(value: Any) -> Any:
     if isinstance(value, str) and value != "function":
-        unsupported(f"{value[:80]!r} tools are not available; 'function' tools are")
+        unsupported(
+            f"{value[:80]!r} tools are not available here; 'function' tools are, and on "
+            "POST /v1/responses 'mcp' tools"
+        )
     return value
 
 
-def refuse_mcp(tools: Any) -> None:
-    """Raises for a tool of type `mcp`, and says who can have what it asks for."""
+def refuse_credentials(tools: Any) -> None:
+    """Raises for an `mcp` tool that says what only an operator may say; nothing is repeated."""
     for index, tool in enumerate(tools if isinstance(tools, list) else ()):
         if not isinstance(tool, Mapping) or tool.get("type") != "mcp":
             continue
-        label = tool.get("server_label")
-        name = label[:64] if isinstance(label, str) and label.isprintable() else "NAME"
-        # The address itself is not repeated: it may hold a secret.
-        given = next((each for each in ADDRESSES if tool.get(each) is not None), None)
-        what = (
-            "is not connected to at a client's word"
-            if given
-            else f"'mcp' ({name!r}) is not for a request to add"
-        )
-        raise wrong_at(
-            f"tools[{index}].{given or 'type'}",
-            f"{what}; an operator writes the server under mcp.servers.{name} in the stack file and "
-            f"'mcp:{name}' among an agent's tools: send that agent as model, without this tool",
-            "unsupported_value",
-        )
+        for field in OPERATORS:
+            if tool.get(field) is not None:
+                raise wrong_at(
+                    f"tools[{index}].{field}",
+                    "is not taken from a request; an operator writes the server, and its "
+                    "credentials, under mcp.servers in the stack file: name it by server_label",
+                    "unsupported_value",
+                )
+
+
+ToolNames = Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=512)]
+
+
+class ToolFilter(Strict):
+    """Tools of a server; both conditions hold where both are given."""
+
+    tool_names: ToolNames | None = None
+    read_only: bool | None = None
+    """By the server's own readOnlyHint."""
+
+
+class Approvals(Strict):
+    always: ToolFilter | None = None
+    never: ToolFilter | None = None
+
+
+class McpTool(Strict):
+    """Tools of an MCP server that the operator configured, and opened to requests."""
+
+    type: Literal["mcp"]
+    server_label: str = Field(pattern=r"^[a-zA-Z0-9._-]+$", max_length=MAX_LABEL)
+    server_url: str | None = Field(default=None, max_length=2048)
+    """Need not be given; one that is must be the configured one."""
+    server_description: str | None = Field(default=None, max_length=4096)
+    """Shown again, and that is all: what a server is for, its tools say."""
+    allowed_tools: ToolNames | ToolFilter | None = None
+    require_approval: Literal["always", "never"] | Approvals | None = None
+    """Left out: always, as at OpenAI. The operator's own approvals hold in any case."""
+    allowed_callers: list[Literal["direct"]] | None = None
+    defer_loading: Literal[False] | None = None
+    authorization: None = None
+    headers: None = None
+    connector_id: None = None
+    tunnel_id: None = None
 
 
 class FunctionTool(Strict):
@@ -69,6 +107,17 @@ class FunctionTool(Strict):
         if value == REPLY:
             unsupported(f"{REPLY!r} is the name of a built-in tool; choose another")
         return value
+
+
+def _kind(tool: Any) -> str:
+    kind = tool.get("type") if isinstance(tool, Mapping) else getattr(tool, "type", None)
+    return "mcp" if kind == "mcp" else "function"
+
+
+AnyTool = Annotated[
+    Annotated[FunctionTool, Tag("function")] | Annotated[McpTool, Tag("mcp")],
+    Discriminator(_kind),
+]
 
 
 class NamedTool(Strict):

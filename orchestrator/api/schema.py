@@ -11,7 +11,7 @@ from typing import Any, Literal
 from orchestrator.api.inbound import Strict
 from orchestrator.api.response_format import TextConfig
 from orchestrator.api.response_request import Reasoning
-from orchestrator.api.response_tools import FunctionTool, ToolChoice
+from orchestrator.api.response_tools import AnyTool, ToolChoice
 from router.http import described
 from router.http.described import Told
 
@@ -82,7 +82,7 @@ class ResponseBody(Told):
     temperature: float
     text: TextConfig
     tool_choice: ToolChoice
-    tools: list[FunctionTool]
+    tools: list[AnyTool]
     top_logprobs: int
     top_p: float
     truncation: Literal["auto", "disabled"]

@@ -108,6 +108,9 @@ def requested(state: State, event: ApprovalRequested) -> None:
         open_call.approval = "asked"
         open_call.approval_id = event.approval_id
         open_call.reason = event.reason
+        name = open_call.call.name
+        offers = run.offered.values()
+        open_call.offered = next((each for each in offers if name in each.names), None)
 
 
 def decided(state: State, event: ApprovalDecided) -> None:

@@ -7,6 +7,7 @@ record. Fields are only ever added, with defaults: a log of any release must sti
 A response (one user request to an agent) reads in the log as
 
     ResponseAccepted
+      ToolsListed*  ToolsOffered*
       Notice*  ModelIntent  ModelRouted  OutputDelta*  ModelResult     one turn = one `step`
       ToolIntent*  ToolResult*                                the calls of that turn
         ToolFailed  TimerSet  ApprovalRequested               what may come between the two
@@ -76,6 +77,20 @@ class ToolsListed(Event, frozen=True, tag="tools_listed", omit_defaults=True):
     """As the configuration names it."""
     at: float
     listing: Listing
+
+
+class ToolsOffered(Event, frozen=True, tag="tools_offered", omit_defaults=True):
+    """What a request's tool of type `mcp` comes to: the tools of a server that this response has
+    from here on, in place of those that its agent may have of that server."""
+
+    server: str
+    at: float
+    asked: dict[str, Any] = {}
+    """The tool as the request has it."""
+    names: dict[str, str] = {}
+    """What the model calls each tool → the server's own name of it."""
+    approvals: list[str] = []
+    """Those, as the model calls them, whose calls wait for a person."""
 
 
 class ResponseAccepted(Event, frozen=True, tag="response_accepted", omit_defaults=True):
@@ -271,6 +286,9 @@ class ApprovalDecided(Event, frozen=True, tag="approval_decided", omit_defaults=
     at: float
     approve: bool
     reason: str = ""
+    name: str = ""
+    arguments: str = ""
+    """Of the call."""
 
 
 class ResultKept(Event, frozen=True, tag="result_kept", omit_defaults=True):
@@ -420,6 +438,7 @@ AnyEvent = (
     | HistoryReplaced
     | ConversationUpdated
     | ToolsListed
+    | ToolsOffered
     | ResponseAccepted
     | ModelIntent
     | ModelRouted

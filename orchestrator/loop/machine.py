@@ -50,9 +50,21 @@ from orchestrator.loop.events import (
     ToolIntent,
     ToolResult,
     ToolsListed,
+    ToolsOffered,
     Warmed,
 )
-from orchestrator.loop.state import ALONE, IDLE, Around, Finish, Run, State, Step, ToolKind
+from orchestrator.loop.mcp_calls import apart
+from orchestrator.loop.state import (
+    ALONE,
+    IDLE,
+    Around,
+    Finish,
+    Run,
+    State,
+    Step,
+    ToolKind,
+    functions_of,
+)
 from orchestrator.mcp.offer import shared
 from serving.config.agent import AgentLimits
 
@@ -85,7 +97,8 @@ def _started(state: State, event: ConversationStarted) -> None:
 def _imported(state: State, event: HistoryImported) -> None:
     state.history.append(event)
     # Ids of calls hold the step's number: go on above those that the imported calls have.
-    ids = [item.get("call_id", "") for item in event.items if item.get("type") == "function_call"]
+    items = apart(event.items)
+    ids = [item.get("call_id", "") for item in items if item.get("type") == "function_call"]
     steps = (int(found[1]) for each in ids if (found := _STEP_OF_CALL.match(each)))
     state.step = max([state.step + len(ids), *steps])
 
@@ -100,6 +113,11 @@ def _listed(state: State, event: ToolsListed) -> None:
     taken[event.server] = shared(event.listing)
 
 
+def _offered(state: State, event: ToolsOffered) -> None:
+    if state.run:
+        state.run.offered[event.server] = event
+
+
 def _accepted(state: State, event: ResponseAccepted) -> None:
     state.history.append(event)
     if not call_rules.only_decisions(event):
@@ -107,7 +125,7 @@ def _accepted(state: State, event: ResponseAccepted) -> None:
         clients = [each for each, open_call in state.waiting.items() if not open_call.approval]
         for call_id in clients:
             del state.waiting[call_id]
-    client_tools = frozenset(tool.get("name", "") for tool in event.request.get("tools") or ())
+    client_tools = frozenset(str(tool["name"]) for tool in functions_of(event.request))
     state.run = Run(event.response_id, event.request, Spent(since=event.at), client_tools)
     state.last_response_id = event.response_id
     state.last_status = "in_progress"
@@ -162,6 +180,7 @@ _HANDLERS: Mapping[type, Any] = {
     HistoryImported: _imported,
     HistoryReplaced: _replaced,
     ToolsListed: _listed,
+    ToolsOffered: _offered,
     ResponseAccepted: _accepted,
     ModelIntent: turn_rules.intent,
     ModelRouted: turn_rules.routed,

@@ -29,6 +29,7 @@ from orchestrator.loop.events import (
     ResponseAccepted,
     ToolResult,
 )
+from orchestrator.loop.mcp_calls import apart
 from orchestrator.loop.state import Shown, replies
 from serving import reply
 from serving.errors import BadRequest
@@ -39,7 +40,7 @@ canonical: Callable[[Any], bytes] = msgspec.json.Encoder(order="sorted").encode
 """Canonical JSON: one spelling for one value."""
 ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 PARTS = ("input_text", "output_text", "text")
-LEFT_OUT = ("mcp_approval_request", "mcp_approval_response")
+LEFT_OUT = ("mcp_list_tools", "mcp_approval_request", "mcp_approval_response")
 """Items that a model does not see: no engine here takes them back."""
 NOT_RUN = "not run: the reply ended the response"
 
@@ -203,7 +204,7 @@ def messages_of(items: Sequence[Item], *, reply_tool: bool) -> list[Message]:
     """
     messages: list[Message] = []
     reasoning = before = ""
-    for index, item in enumerate(items):
+    for index, item in enumerate(apart(items)):
         kind = item.get("type", "message")
         where = f"input[{index}]"
         count = len(messages)

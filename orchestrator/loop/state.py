@@ -6,6 +6,7 @@ each event once and a copy of a long history for every event would be quadratic.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from orchestrator.loop.events import (
     TimerSet,
     ToolFailed,
     ToolResult,
+    ToolsOffered,
 )
 from orchestrator.mcp.offer import Listing
 from serving import reply
@@ -61,6 +63,8 @@ class OpenCall:
     """Why a person was asked."""
     said: str = ""
     """What the person said."""
+    offered: ToolsOffered | None = None
+    """Of a call that waits: what its request asked of the tool's server."""
 
 
 @dataclass(slots=True)
@@ -72,6 +76,8 @@ class Run:
     spent: Spent
     client_tools: frozenset[str] = frozenset()
     """Function tools that the client runs: their calls end the response and stay open."""
+    offered: dict[str, ToolsOffered] = field(default_factory=dict)
+    """What the request asked of MCP servers, by server."""
     phase: Phase = "ready"
     attempt: int = 0
     failures: int = 0
@@ -256,6 +262,12 @@ class Around(msgspec.Struct, frozen=True, gc=False):
 
 
 ALONE = Around()
+
+
+def functions_of(request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A request's tools that the client itself runs."""
+    tools = request.get("tools") or ()
+    return [tool for tool in tools if tool.get("type", "function") == "function"]
 
 
 def is_first_turn(state: State) -> bool:

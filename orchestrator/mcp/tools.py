@@ -6,7 +6,8 @@ newest known listing takes its place. A call is checked against the conversation
 to the server as it is now; a tool that is gone is the server's to refuse.
 
 Names are the server's own, without characters that engines do not take. Where one is taken, the
-server's name goes before it: `docs_search`. Tools that came first keep theirs.
+server's name goes before it: `docs_search`. Tools that came first keep theirs: the agent's own,
+those of its servers, those of a request's servers.
 """
 
 from __future__ import annotations
@@ -14,20 +15,23 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from orchestrator.agents import Agent
 from orchestrator.clock import Clock
-from orchestrator.loop.events import ResponseAccepted, ToolsListed
-from orchestrator.loop.state import ToolKind
-from orchestrator.mcp.failures import Declined, McpFailure, NotSent
+from orchestrator.loop.events import ResponseAccepted, ToolsListed, ToolsOffered
+from orchestrator.loop.state import State
+from orchestrator.mcp import asked
+from orchestrator.mcp.asked import Asked
+from orchestrator.mcp.calls import audit, tool_of
 from orchestrator.mcp.offer import ListedTool, Listing
 from orchestrator.mcp.server import McpServer
 from orchestrator.mcp.servers import McpServers
-from orchestrator.tools.base import Tool, ToolContext, ToolError, ToolLimits, schema_check
+from orchestrator.tools.base import Tool
 from orchestrator.tools.toolbox import READ_RESULT
 from serving import reply
 from serving.config.mcp import McpServerConfig, mcp_server
@@ -35,9 +39,9 @@ from serving.errors import Unavailable
 
 MAX_BOUND = 256
 MAX_NAME = 64
-KEY = "warmloop/idempotency-key"
-"""In a call's `_meta`: a server that knows it can tell a repeated call from a new one."""
-TRACE = "traceparent"
+Names = dict[tuple[str, str], str]
+"""A server and its own name of a tool → what the model calls it."""
+NOTHING: Mapping[str, ToolsOffered] = {}
 log = logging.getLogger("warmloop.mcp")
 
 
@@ -50,44 +54,65 @@ class McpTools:
         self._bound: OrderedDict[tuple[Any, ...], Agent] = OrderedDict()
 
     async def begin(
-        self, agent: Agent, known: Mapping[str, Listing], accepted: ResponseAccepted
-    ) -> Sequence[ToolsListed]:
-        """The listings that this conversation does not have yet."""
-        listed = []
-        for name in servers_of(agent.mcp):
-            if name in known:
-                continue
-            server = self._servers[name]
-            listing = await server.listed(self._servers.first_list_wait_s)
-            if listing is None:
-                raise Unavailable(
-                    f"the tools of the MCP server {name!r} are not known yet, and it is "
-                    f"{server.state}",
-                    code="mcp_server_unavailable",
-                    retry_after_s=5,
-                )
-            listed.append(ToolsListed(name, self._clock.now(), listing))
-        return listed
+        self, agent: Agent, state: State, accepted: ResponseAccepted
+    ) -> Sequence[ToolsListed | ToolsOffered]:
+        """The listings that this conversation does not have yet, and what the request asks for."""
+        wanted = asked.wanted(accepted.request, agent, self._configured)
+        needed = [*servers_of(agent.mcp), *(each.server for each in wanted)]
+        listed = [
+            await self._first(name) for name in dict.fromkeys(needed) if name not in state.offers
+        ]
+        listings = {**state.offers, **{each.server: each.listing for each in listed}}
+        for each in wanted:
+            asked.check(each, listings[each.server])
+        awaited = asked.awaited(state, accepted)
+        tools: dict[str, Asked] = {offered.server: offered.asked for offered, _ in awaited}
+        tools |= {each.server: each.asked for each in wanted}
+        held = {(offered.server, offered.names[name]): name for offered, name in awaited}
+        return [*listed, *self._offered(agent, listings, tools, held)]
 
-    def newer(self, agent: Agent, known: Mapping[str, Listing]) -> Sequence[ToolsListed]:
+    def newer(self, agent: Agent, state: State) -> Sequence[ToolsListed]:
         """The listings that have changed since, as far as they are known now."""
+        known = {**state.offers, **state.offers_next}
+        asked_for = state.run.offered if state.run is not None else NOTHING
+        names = dict.fromkeys([*servers_of(agent.mcp), *asked_for])
+        found = ((name, self._servers.get(name)) for name in names if name in known)
         now = self._clock.now()
-        found = ((name, self._servers.get(name)) for name in servers_of(agent.mcp) if name in known)
         return [
             ToolsListed(name, now, server.listing)
             for name, server in found
             if server is not None and server.listing not in (None, known[name])
         ]
 
-    def bind(self, agent: Agent, listings: Mapping[str, Listing]) -> Agent:
+    def again(self, agent: Agent, state: State) -> Sequence[ToolsOffered]:
+        """What the request in progress has of listings that have changed."""
+        before = state.run.offered if state.run is not None else NOTHING
+        if not before:
+            return ()
+        tools = {name: each.asked for name, each in before.items()}
+        offered = self._offered(agent, state.offers, tools, {})
+        return [each for each in offered if not _same(each, before[each.server])]
+
+    def bind(
+        self,
+        agent: Agent,
+        listings: Mapping[str, Listing],
+        offered: Mapping[str, ToolsOffered] = NOTHING,
+    ) -> Agent:
         """The agent with its tools of all servers; the same object for the same listings."""
-        offers = {name: listings[name] for name in servers_of(agent.mcp) if name in listings}
+        named = dict.fromkeys([*servers_of(agent.mcp), *offered])
+        offers = {name: listings[name] for name in named if name in listings}
         if not offers:
             return agent
-        key = (agent.key, *((name, audit(listing)) for name, listing in offers.items()))
+        key = (
+            agent.key,
+            *((name, audit(listing)) for name, listing in offers.items()),
+            *((name, *each.names.items(), *each.approvals) for name, each in offered.items()),
+        )
         found = self._bound.get(key)
         if found is None:
-            found = agent.with_tools(self._tools(agent, offers))
+            asks = {name for each in offered.values() for name in each.approvals}
+            found = agent.with_tools(self._tools(agent, offers, offered), asks)
             self._bound[key] = found
             if len(self._bound) > MAX_BOUND:
                 self._bound.popitem(last=False)
@@ -95,16 +120,65 @@ class McpTools:
             self._bound.move_to_end(key)
         return found
 
-    def _tools(self, agent: Agent, offers: Mapping[str, Listing]) -> list[Tool]:
-        taken = {*agent.tools.names, reply.REPLY, READ_RESULT}
-        made = []
+    async def _first(self, name: str) -> ToolsListed:
+        """What a server lists, if it is known in time."""
+        server = self._servers[name]
+        listing = await server.listed(self._servers.first_list_wait_s)
+        if listing is None:
+            raise Unavailable(
+                f"the tools of the MCP server {name!r} are not known yet, and it is {server.state}",
+                code="mcp_server_unavailable",
+                retry_after_s=5,
+            )
+        return ToolsListed(name, self._clock.now(), listing)
+
+    def _offered(
+        self, agent: Agent, listings: Mapping[str, Listing], tools: Mapping[str, Asked], held: Names
+    ) -> list[ToolsOffered]:
+        """What the request's servers come to; `held` are names that calls have already."""
+        if not tools:
+            return []
+        names = {**names_of(agent, listings), **held}
+        taken = {*_reserved(agent), *names.values()}
+        made = {}
+        for server, wanted in tools.items():
+            given = {}
+            for listed in listings[server].tools:
+                # Each gets its name, wanted or not: it shall not depend on what else is wanted.
+                place = server, listed.name
+                visible = names.get(place) or visible_name(server, listed.name, taken)
+                taken.add(visible)
+                if place in held or asked.is_allowed(wanted, listed):
+                    given[visible] = listed.name
+            made[server] = ToolsOffered(server, self._clock.now(), dict(wanted), given)
+        whole = self.bind(agent, listings, made).tools.need_approval
+        return [
+            msgspec.structs.replace(each, approvals=_approvals(each, listings[server], whole))
+            for server, each in made.items()
+        ]
+
+    def _tools(
+        self, agent: Agent, offers: Mapping[str, Listing], offered: Mapping[str, ToolsOffered]
+    ) -> Iterable[Tool]:
+        names = names_of(agent, offers)
         for name, listing in offers.items():
             server = self._servers.get(name)
-            for listed in chosen(name, listing, agent.mcp):
-                visible = visible_name(name, listed.name, taken)
-                taken.add(visible)
-                made.append(tool_of(name, server, listing, listed, visible))
-        return made
+            wanted: Iterable[tuple[str, ListedTool]]
+            if name in offered:
+                if server is not None and not asked.is_open(server.config, agent):
+                    server = None
+                listed = {tool.name: tool for tool in listing.tools}
+                given = offered[name].names.items()
+                wanted = ((visible, listed[tool]) for visible, tool in given if tool in listed)
+            else:
+                tools = chosen(name, listing, agent.mcp)
+                wanted = ((names[name, tool.name], tool) for tool in tools)
+            for visible, tool in wanted:
+                yield tool_of(name, server, listing, tool, visible)
+
+    def _configured(self, name: str) -> McpServerConfig | None:
+        server: McpServer | None = self._servers.get(name)
+        return server.config if server is not None else None
 
 
 def servers_of(specs: Sequence[str]) -> list[str]:
@@ -122,6 +196,22 @@ def chosen(name: str, listing: Listing, specs: Sequence[str]) -> list[ListedTool
     return [tool for tool in listing.tools if tool.name in wanted]
 
 
+def names_of(agent: Agent, listings: Mapping[str, Listing]) -> Names:
+    """What the tools of the agent's servers are called, whatever a request leaves of them."""
+    taken = _reserved(agent)
+    names: Names = {}
+    for server in servers_of(agent.mcp):
+        if server in listings:
+            for tool in chosen(server, listings[server], agent.mcp):
+                names[server, tool.name] = visible_name(server, tool.name, taken)
+                taken.add(names[server, tool.name])
+    return names
+
+
+def _reserved(agent: Agent) -> set[str]:
+    return {*agent.tools.names, reply.REPLY, READ_RESULT}
+
+
 def visible_name(server: str, tool: str, taken: set[str]) -> str:
     """What the model calls it: unique, and of the characters that the OpenAI API takes."""
     plain = re.sub(r"[^a-zA-Z0-9_-]", "_", tool)
@@ -132,113 +222,15 @@ def visible_name(server: str, tool: str, taken: set[str]) -> str:
     return f"{plain[: MAX_NAME - 9]}_{digest}"
 
 
-def audit(listing: Listing) -> str:
-    """Whose tools these are, in which version: it stands in the log beside each call."""
-    return f"{listing.server} {listing.server_version} {listing.version}".strip()
+def _approvals(offered: ToolsOffered, listing: Listing, operators: Iterable[str]) -> list[str]:
+    """What waits for a person: what the operator says, and what the request wants besides."""
+    listed = {tool.name: tool for tool in listing.tools}
+    return [
+        visible
+        for visible, name in offered.names.items()
+        if visible in operators or asked.wants_approval(offered.asked, listed[name])
+    ]
 
 
-def kind_of(config: McpServerConfig, listed: ListedTool) -> ToolKind:
-    """What the operator says; what the server says only where the operator trusts it."""
-    if listed.name in config.kinds:
-        return config.kinds[listed.name]
-    if config.trust_annotations:
-        if listed.read_only:
-            return "pure"
-        if listed.idempotent:
-            return "idempotent"
-    return "unsafe"
-
-
-def asks_person(config: McpServerConfig, tool: str) -> bool:
-    """Must a person allow each call of that tool?"""
-    asked = config.require_approval
-    return asked == "always" if isinstance(asked, str) else tool in asked
-
-
-def tool_of(
-    name: str, server: McpServer | None, listing: Listing, listed: ListedTool, visible: str
-) -> Tool:
-    """One listed tool. `server` None: it is not configured any more."""
-    config = server.config if server is not None else None
-    kind = kind_of(config, listed) if config is not None else "unsafe"
-    return Tool(
-        name=visible,
-        description=listed.description,
-        parameters=listed.parameters or {"type": "object", "properties": {}},
-        check=schema_check(visible, listed.parameters),
-        invoke=_invoke(name, server, listed.name, kind),
-        kind=kind,
-        # Time, rate and breaker are the server's as a whole: `McpServer.call` holds them.
-        limits=ToolLimits(timeout_s=float("inf")),
-        output_schema=listed.output_schema,
-        version=audit(listing),
-        requires_approval=config is not None and asks_person(config, listed.name),
-    )
-
-
-def _invoke(name: str, server: McpServer | None, tool: str, kind: ToolKind) -> Callable[..., Any]:
-    async def invoke(arguments: dict[str, Any], context: ToolContext) -> str:
-        if server is None:
-            raise ToolError(
-                "mcp_server_gone", f"the MCP server {name!r} is not configured any more"
-            )
-        config = server.config
-        if config.allow is not None and tool not in config.allow:  # the log may hold it still
-            raise ToolError(
-                "mcp_tool_not_allowed",
-                f"the tool {tool!r} of the MCP server {name!r} is not allowed any more",
-            )
-
-        async def report(progress: float, total: float | None, message: str | None) -> None:
-            said = {"progress": progress, "total": total, "message": message}
-            context.progress({key: value for key, value in said.items() if value is not None})
-
-        meta = {KEY: context.key}
-        if context.traceparent:
-            meta[TRACE] = context.traceparent
-        began = time.monotonic()
-        outcome = "cancelled"
-        try:
-            result = await server.call(
-                tool,
-                arguments,
-                timeout_s=config.timeouts_s.get(tool, config.timeout_s),
-                meta=meta,
-                progress=report,
-            )
-            from orchestrator.mcp.result import as_text  # with the package, once connected
-
-            outcome = "error" if result.is_error else "ok"
-            text = as_text(result)
-        except McpFailure as failure:
-            outcome = failure.code
-            raise _as_tool_error(name, kind, failure) from None
-        finally:
-            log.info(
-                "mcp call: server %s, tool %s, key %s, %s, %.3f s",
-                name,
-                tool,
-                context.key,
-                outcome,
-                time.monotonic() - began,
-            )
-        if result.is_error:
-            raise ToolError("tool_failed", text or f"{tool} failed, and did not say why")
-        return text
-
-    return invoke
-
-
-def _as_tool_error(name: str, kind: ToolKind, failure: McpFailure) -> ToolError:
-    said = f"MCP server {name}: {failure}"
-    after_ms = None if failure.retry_after_s is None else round(failure.retry_after_s * 1000)
-    if isinstance(failure, NotSent):
-        # `tool_unavailable`: the server's own breaker has counted it.
-        return ToolError("tool_unavailable", said, retry_after_ms=after_ms, transient=True)
-    if isinstance(failure, Declined):
-        return ToolError(failure.code, said)
-    if kind in ("pure", "idempotent"):
-        return ToolError(failure.code, said, retry_after_ms=after_ms, transient=True)
-    return ToolError(
-        failure.code, f"{said}; the call may have taken effect. Check before you repeat it"
-    )
+def _same(one: ToolsOffered, other: ToolsOffered) -> bool:
+    return one.names == other.names and one.approvals == other.approvals

@@ -20,7 +20,13 @@ from orchestrator.agents import Agent, Agents
 from orchestrator.api import approvals
 from orchestrator.clock import Clock, sleep
 from orchestrator.journal.base import AlreadyAccepted, Journal, Lease, ResponseRef
-from orchestrator.loop.events import AnyEvent, ConversationStarted, ResponseAccepted
+from orchestrator.loop.events import (
+    AnyEvent,
+    ConversationStarted,
+    ResponseAccepted,
+    ToolsListed,
+    ToolsOffered,
+)
 from orchestrator.loop.machine import fold, fold_all
 from orchestrator.loop.state import State
 from orchestrator.mcp.offer import shared
@@ -136,17 +142,19 @@ class Acceptance:
             raise NotFound(f"no conversation {conversation!r}", param="conversation")
         agent = self._agents.get(name)
         offers = self._shared.offers
-        listed = await offers.begin(agent, state.offers, accepted)
-        listings = {**state.offers, **{each.server: shared(each.listing) for each in listed}}
-        fits(state, offers.bind(agent, listings))
+        told = await offers.begin(agent, state, accepted)
+        listed = {e.server: shared(e.listing) for e in told if isinstance(e, ToolsListed)}
+        offered = {each.server: each for each in told if isinstance(each, ToolsOffered)}
+        fits(state, offers.bind(agent, {**state.offers, **listed}, offered))
         decided = approvals.decisions(state, accepted.input, accepted.at)
-        events = [*(() if state.agent else opening), *listed, accepted, *decided]
+        events = [*(() if state.agent else opening), accepted, *told, *decided]
         seq = await self._journal.append(lease, events)
         for event in events:
             fold(state, event)
         state.seq = seq
         runner = Runner(self._shared, lease, agent, state, parked.prompt)
-        return runner, ResponseRef(accepted.response_id, conversation, seq - len(decided))
+        first_seq = seq - len(told) - len(decided)
+        return runner, ResponseRef(accepted.response_id, conversation, first_seq)
 
     async def _lease(self, claim: Claim) -> Lease:
         """Raises Conflict while another process is at it; one that has come to the end of a run,

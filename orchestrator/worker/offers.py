@@ -1,8 +1,9 @@
-"""Tools that an agent has besides its own: found when a conversation begins, and kept by it.
+"""Tools that an agent has besides its own: found when a response begins, kept by its conversation.
 
-    begin(agent, what it has, request) ─► events: what it gets from now on      may wait, may refuse
-    newer(agent, what it has)          ─► events: what it may get instead       from a Compacted on
-    bind(agent, listings)              ─► the agent with all of them            pure
+    begin(agent, state, request)       ─► events: what it gets from now on      may wait, may refuse
+    newer(agent, state)                ─► events: what it may get instead       from a Compacted on
+    again(agent, state)                ─► events: what its request has of that  after the Compacted
+    bind(agent, listings, offered)     ─► the agent with all of them            pure
 
 `orchestrator/mcp` is the one that asks MCP servers.
 """
@@ -13,7 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from orchestrator.agents import Agent
-from orchestrator.loop.events import ResponseAccepted, ToolsListed
+from orchestrator.loop.events import ResponseAccepted, ToolsListed, ToolsOffered
+from orchestrator.loop.state import State
+from orchestrator.mcp import asked
 from orchestrator.mcp.offer import Listing
 
 
@@ -21,27 +24,40 @@ class Offers(Protocol):
     """Where further tools come from."""
 
     async def begin(
-        self, agent: Agent, known: Mapping[str, Listing], accepted: ResponseAccepted
-    ) -> Sequence[ToolsListed]:
-        """What a conversation must know before this response. Raises Unavailable."""
+        self, agent: Agent, state: State, accepted: ResponseAccepted
+    ) -> Sequence[ToolsListed | ToolsOffered]:
+        """What a conversation must know before this response runs. Raises BadRequest for what the
+        request may not ask for, Unavailable."""
 
-    def newer(self, agent: Agent, known: Mapping[str, Listing]) -> Sequence[ToolsListed]:
+    def newer(self, agent: Agent, state: State) -> Sequence[ToolsListed]:
         """What is offered now in place of what a conversation knows; does not wait for anybody."""
 
-    def bind(self, agent: Agent, listings: Mapping[str, Listing]) -> Agent:
-        """The agent with the tools that its conversation has, by what they come from."""
+    def again(self, agent: Agent, state: State) -> Sequence[ToolsOffered]:
+        """What the request in progress gets of what is offered now."""
+
+    def bind(
+        self, agent: Agent, listings: Mapping[str, Listing], offered: Mapping[str, ToolsOffered]
+    ) -> Agent:
+        """The agent with the tools that its conversation has and its request asked for, by what
+        they come from."""
 
 
 class NoOffers:
     """Agents have their own tools, and no others."""
 
     async def begin(
-        self, agent: Agent, known: Mapping[str, Listing], accepted: ResponseAccepted
-    ) -> Sequence[ToolsListed]:
+        self, agent: Agent, state: State, accepted: ResponseAccepted
+    ) -> Sequence[ToolsListed | ToolsOffered]:
+        asked.wanted(accepted.request, agent, lambda _: None)
         return ()
 
-    def newer(self, agent: Agent, known: Mapping[str, Listing]) -> Sequence[ToolsListed]:
+    def newer(self, agent: Agent, state: State) -> Sequence[ToolsListed]:
         return ()
 
-    def bind(self, agent: Agent, listings: Mapping[str, Listing]) -> Agent:
+    def again(self, agent: Agent, state: State) -> Sequence[ToolsOffered]:
+        return ()
+
+    def bind(
+        self, agent: Agent, listings: Mapping[str, Listing], offered: Mapping[str, ToolsOffered]
+    ) -> Agent:
         return agent

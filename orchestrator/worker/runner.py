@@ -82,9 +82,15 @@ class Runner:
             outcomes=TurnOutcomes(shared.outcomes),
         )
         self._effects = Effects()
-        self.agent = shared.offers.bind(agent, state.offers)
+        self.agent = self._bound()
         self.prompt = prompt or self.agent.prompt()
         self._equip()
+
+    def _bound(self) -> Agent:
+        """The agent with the tools that the conversation and its response have now."""
+        run = self.state.run
+        offered = run.offered if run is not None else {}
+        return self._shared.offers.bind(self._own, self.state.offers, offered)
 
     def _equip(self) -> None:
         """With what asks models and runs calls, for the agent as it is in this conversation now."""
@@ -221,11 +227,13 @@ class Runner:
         place = self._book.lease.conversation
         log.info("%s: prompt rewritten (%s): %s", place, event.why, event.reason)
         state, offers = self.state, self._shared.offers
-        for listed in offers.newer(self._own, {**state.offers, **state.offers_next}):
+        for listed in offers.newer(self._own, state):
             self._book.emit(listed)
         self._book.emit(event)
+        for offered in offers.again(self._own, state):
+            self._book.emit(offered)
         self._shared.guard.note(event)
-        agent = offers.bind(self._own, state.offers)
+        agent = self._bound()
         if agent is not self.agent:  # no call is open between two turns
             await self._tools.end()
             self.agent = agent

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.api.response_format import response_format
+from orchestrator.loop.state import functions_of
 from serving.reply import REPLY
 
 PASSED_ON = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
@@ -64,10 +65,10 @@ def is_forced(request: Mapping[str, Any]) -> bool:
 def _tools(
     settings: Mapping[str, Any], request: Mapping[str, Any], *, first: bool
 ) -> dict[str, Any]:
-    given, choice = request.get("tools"), request.get("tool_choice")
+    given, choice = functions_of(request), request.get("tool_choice")
     parallel = request.get("parallel_tool_calls")
     own = list(settings.get("tools", ()))
-    tools = [*own, *map(_chat_tool, given or ())]
+    tools = [*own, *map(_chat_tool, given)]
     if not tools or not (given or choice or parallel is not None):
         return {}
     changed: dict[str, Any] = {}

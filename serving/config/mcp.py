@@ -119,6 +119,9 @@ class McpServerConfig(Frozen):
     """Believe the server's own readOnlyHint (`pure`) and idempotentHint (`idempotent`)."""
     require_approval: Literal["always", "never"] | tuple[str, ...] = "never"
     """Which calls wait until a person has allowed them: all, none, or those of these tools."""
+    in_requests: bool | tuple[str, ...] = False
+    """May a request to /v1/responses name this server (a tool of type `mcp`)? To all agents and
+    bare models, or to those. What this section says of calls holds for it, too."""
     timeout_s: float = Field(default=60.0, gt=0)
     """Longest wait for the result of one call."""
     timeouts_s: Mapping[str, float] = Field(default_factory=dict)

@@ -89,6 +89,19 @@ class StackConfig(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _servers_know_agents(self) -> StackConfig:
+        known = ["auto", *self.models, *self.adapters, *self.agents]
+        for name, server in self.mcp.servers.items():
+            opened = server.in_requests
+            for each in () if isinstance(opened, bool) else opened:
+                if each not in known:
+                    raise ValueError(
+                        f"mcp.servers.{name}.in_requests: unknown agent or model {each!r}; "
+                        + nearest(each, known)
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _adapters_apart(self) -> StackConfig:
         """An adapter is asked for as a model is: its name may stand for nothing else."""
         taken = {"auto": "the router", **dict.fromkeys(self.models, "a model")}

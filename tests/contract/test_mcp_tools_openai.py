@@ -86,28 +86,17 @@ async def test_a_choice_may_name_a_tool_of_the_server(front: Front, chosen: Any)
     assert '"name":"note"' in asked
 
 
-@pytest.mark.parametrize(
-    ("fields", "param", "said"),
-    [
-        ({}, "tools[1].type", "'mcp' ('world') is not for a request to add"),
-        (
-            {"server_url": "https://secret@example.com/mcp", "require_approval": "never"},
-            "tools[1].server_url",
-            "is not connected to at a client's word",
-        ),
-        ({"connector_id": "connector_gmail"}, "tools[1].connector_id", "at a client's word"),
-    ],
-)
-async def test_a_server_that_a_request_names_is_refused_with_what_an_operator_can_do(
-    front: Front, fields: dict[str, Any], param: str, said: str
+async def test_a_server_that_is_not_open_to_requests_is_refused_with_what_an_operator_can_do(
+    front: Front,
 ) -> None:
-    tools: Any = [function("mine"), {"type": "mcp", "server_label": "world", **fields}]
+    tools: Any = [function("mine"), {"type": "mcp", "server_label": "world"}]
     with pytest.raises(openai.BadRequestError) as refused:
         await front.client.responses.create(model="desk", input="go", tools=tools)
-    assert (refused.value.param, refused.value.code) == (param, "unsupported_value")
-    assert said in refused.value.message
-    assert "mcp.servers.world in the stack file and 'mcp:world' among" in refused.value.message
-    assert "secret" not in refused.value.message
+    assert (refused.value.param, refused.value.code) == (
+        "tools[1].server_label",
+        "unsupported_value",
+    )
+    assert "mcp.servers.world with in_requests: true in the stack file" in refused.value.message
     assert front.model.turns == []
 
 

@@ -553,7 +553,7 @@ BAD_BODIES: list[tuple[str, str, str]] = [
     (
         '{"model": "desk", "input": "hi", "tools": [{"type": "mcp", "server_label": "docs"}]}',
         "unsupported_value",
-        "tools[0].type",
+        "tools[0].server_label",
     ),
     (
         '{"model": "desk", "input": "hi", "truncation": "oldest"}',

@@ -69,3 +69,14 @@ def test_a_variable_that_is_not_set_is_named_before_anything_starts(tmp_path: Pa
         McpServers(config, tmp_path, {})
     McpServers(config, tmp_path, {"DOCS": "x"})
     assert substitute("Bearer $DOCS ${A}b", {"DOCS": "x", "A": "y"}) == "Bearer x yb"
+
+
+def test_a_server_that_is_opened_to_an_unknown_agent_gets_the_nearest_one(tmp_path: Path) -> None:
+    desk = "agents: {desk: {instructions: hi}}\n"
+    servers = "mcp: {{servers: {{docs: {{command: a, in_requests: {}}}}}}}"
+    opened = load(tmp_path, desk + servers.format("[desk, small]")).mcp.servers["docs"].in_requests
+    assert opened == ("desk", "small")
+    with pytest.raises(
+        ConfigError, match=r"mcp\.servers\.docs\.in_requests.*did you mean 'desk'\?"
+    ):
+        load(tmp_path, desk + servers.format("[dsk]"))

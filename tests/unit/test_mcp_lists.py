@@ -7,10 +7,12 @@ import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.agents import Agents, resolve
+from orchestrator.api.projection import Projection
 from orchestrator.clock import SystemClock
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.loop.events import (
@@ -19,6 +21,7 @@ from orchestrator.loop.events import (
     ConversationStarted,
     ResponseAccepted,
     ToolsListed,
+    ToolsOffered,
 )
 from orchestrator.loop.machine import fold
 from orchestrator.loop.state import State
@@ -57,7 +60,9 @@ class Desk:
         self, folder: Path, listed: Listing, journal: MemoryJournal, *answers: Iterable[Scripted]
     ) -> None:
         ListingFile(folder / "mcp" / "lists" / "docs.json").write(listed)
-        config = McpConfig.model_validate({"servers": {"docs": {"command": "never"}}})
+        config = McpConfig.model_validate(
+            {"servers": {"docs": {"command": "never", "in_requests": True}}}
+        )
         self.servers = McpServers(config, folder)
         self.journal = journal
         self.model = ScriptedModel(in_order(*answers))
@@ -68,9 +73,9 @@ class Desk:
             offers=McpTools(self.servers, SystemClock()),
         )
 
-    async def ask(self, response_id: str) -> None:
+    async def ask(self, response_id: str, **request: Any) -> None:
         asked = [{"role": "user", "content": f"request {response_id}"}]
-        accepted = ResponseAccepted(response_id, time.time(), asked)
+        accepted = ResponseAccepted(response_id, time.time(), asked, request)
         start = ConversationStarted("desk@1", 1.0)
         await self.worker.accept("c", accepted, start=start)
         await self.worker.run("c")
@@ -111,6 +116,31 @@ async def test_a_changed_list_comes_with_the_rewriting_of_the_prompt_and_not_bef
     assert after[1][0].startswith(after[0][0])
     marks = [each for each in await desk.log() if isinstance(each, ToolsListed | Compacted)]
     assert [type(each) for each in marks] == [ToolsListed, ToolsListed, Compacted]
+
+
+async def test_what_a_request_asked_of_the_server_is_found_again_in_the_new_list(
+    tmp_path: Path,
+) -> None:
+    answers = [says("one"), says("two"), TOO_LONG, says("three")]
+    desk = Desk(tmp_path, OLD, MemoryJournal(), *answers)
+    wanted = {"tools": [{"type": "mcp", "server_label": "docs", "require_approval": "never"}]}
+    async with desk.worker:
+        await desk.ask("r1")
+        await desk.ask("r2", **wanted)
+        desk.servers["docs"].listing = NEWEST
+        await desk.ask("r3", **wanted)
+    assert desk.tools() == [["find"], ["find"], ["find"], ["zoo"]]
+    log = await desk.log()
+    [rewritten] = [place for place, each in enumerate(log) if isinstance(each, Compacted)]
+    before, after = log[rewritten - 1], log[rewritten + 1]
+    assert isinstance(before, ToolsListed)
+    assert isinstance(after, ToolsOffered)
+    assert after.names == {"zoo": "zoo"}
+    projection = Projection("r3", "c")
+    for each in log:
+        projection.feed(each)
+    shown = [item for item in projection.items() if item["type"] == "mcp_list_tools"]
+    assert [tool["name"] for item in shown for tool in item["tools"]] == ["zoo"]
 
 
 async def test_a_list_that_is_the_same_is_not_stored_again(tmp_path: Path) -> None:

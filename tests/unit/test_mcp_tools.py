@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import pytest
 
+from orchestrator.mcp.calls import tool_of
 from orchestrator.mcp.listing import ListingFile
 from orchestrator.mcp.offer import ListedTool, Listing, version_of
 from orchestrator.mcp.server import McpServer, Opener
-from orchestrator.mcp.tools import tool_of
 from orchestrator.tools.base import Tool, ToolContext, ToolError
 from serving.config.mcp import McpServerConfig
 
