@@ -127,7 +127,6 @@ def _code(kind: str) -> str:
 TAGS = frozenset(
     {"message", "function_call", "function_call_output", "reasoning", "compaction"}
     | {"mcp_approval_request", "mcp_approval_response", "mcp_call", "mcp_list_tools"}
-    | {"function", "mcp"}
     | {"input_text", "output_text", "text", "refusal", "input_image"}
 )
 """Names of union members that pydantic puts into a location, behind a place in a list."""

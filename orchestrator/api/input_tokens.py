@@ -17,7 +17,7 @@ from orchestrator.api.intake import Caller, Intake
 from orchestrator.api.response_format import TextConfig
 from orchestrator.api.response_items import normal
 from orchestrator.api.response_request import ConversationId, Items, Reasoning, stated
-from orchestrator.api.response_tools import FunctionTool, ToolChoice
+from orchestrator.api.response_tools import FunctionTool, ToolChoice, check_servers
 from orchestrator.loop.events import HistoryImported, Item, ResponseAccepted
 from orchestrator.worker.turn_settings import overrides
 from router.counting import Counted
@@ -55,6 +55,7 @@ class CountRequest(Strict):
             raise wrong_at("previous_response_id", "cannot be used together with conversation")
         if self.input is None and self.previous_response_id is None and self.conversation is None:
             raise wrong_at("input", "send what is to be counted")
+        check_servers(self.tool_choice, ())
         return self
 
 

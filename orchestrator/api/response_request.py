@@ -21,12 +21,13 @@ from orchestrator.api.inbound import Strict, WrittenAs, unsupported, wrong, wron
 from orchestrator.api.response_format import TextConfig
 from orchestrator.api.response_items import AnyItem, as_items, normal
 from orchestrator.api.response_tools import (
-    AllowedTools,
     AnyTool,
     FunctionTool,
     McpTool,
     NamedTool,
     ToolChoice,
+    check_servers,
+    chosen,
     refuse_credentials,
 )
 from orchestrator.loop.events import Item
@@ -152,6 +153,7 @@ class CreateRequest(Strict):
         for names, said in ((functions, "tools are called"), (self.servers, "'mcp' tools name")):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise wrong_at("tools", f"two {said} {twice[0]!r}")
+        check_servers(self.tool_choice, self.servers)
         return self
 
     @property
@@ -162,11 +164,7 @@ class CreateRequest(Strict):
     @property
     def forced(self) -> tuple[str, ...]:
         """The names of tools that `tool_choice` speaks of."""
-        if isinstance(self.tool_choice, NamedTool):
-            return (self.tool_choice.name,)
-        if isinstance(self.tool_choice, AllowedTools):
-            return tuple(tool.name for tool in self.tool_choice.tools)
-        return ()
+        return tuple(each.name for each in chosen(self.tool_choice) if isinstance(each, NamedTool))
 
     def items(self) -> list[Item]:
         """The input as items, as the log keeps them."""

@@ -5,6 +5,7 @@
 
     "auto" | "none" | "required"
     {"type": "function", "name": N}                                 this one, next
+    {"type": "mcp", "server_label": S, "name": N}                   that one of S, or one of S
     {"type": "allowed_tools", "mode": "auto" | "required", "tools": [{"type": "function", ...}]}
 
 Names may be those of the request's tools or of the agent's own.
@@ -16,7 +17,7 @@ servers it may name, and what they list, is `orchestrator/mcp/asked.py`'s to kno
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
@@ -109,13 +110,23 @@ class FunctionTool(Strict):
         return value
 
 
+def _type(value: Any) -> Any:
+    return value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
+
+
 def _kind(tool: Any) -> str:
-    kind = tool.get("type") if isinstance(tool, Mapping) else getattr(tool, "type", None)
-    return "mcp" if kind == "mcp" else "function"
+    """What is neither is a mistake in a function."""
+    return "Mcp" if _type(tool) == "mcp" else "Function"
+
+
+def _choice(choice: Any) -> str:
+    if isinstance(choice, Mapping | Strict):
+        return "Allowed" if _type(choice) == "allowed_tools" else _kind(choice)
+    return "Mode"
 
 
 AnyTool = Annotated[
-    Annotated[FunctionTool, Tag("function")] | Annotated[McpTool, Tag("mcp")],
+    Annotated[FunctionTool, Tag("Function")] | Annotated[McpTool, Tag("Mcp")],
     Discriminator(_kind),
 ]
 
@@ -127,10 +138,45 @@ class NamedTool(Strict):
     _functions_only = field_validator("type", mode="before")(_function)
 
 
+class McpChoice(Strict):
+    """A tool of a server that the request names, or any of that server's."""
+
+    type: Literal["mcp"]
+    server_label: str = Field(min_length=1, max_length=MAX_LABEL)
+    name: str | None = Field(default=None, max_length=256)
+
+
+Chosen = Annotated[
+    Annotated[NamedTool, Tag("Function")] | Annotated[McpChoice, Tag("Mcp")],
+    Discriminator(_kind),
+]
+
+
 class AllowedTools(Strict):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"] = "auto"
-    tools: list[NamedTool] = Field(min_length=1)
+    tools: list[Chosen] = Field(min_length=1)
 
 
-ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedTools
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("Mode")]
+    | Annotated[NamedTool, Tag("Function")]
+    | Annotated[McpChoice, Tag("Mcp")]
+    | Annotated[AllowedTools, Tag("Allowed")],
+    Discriminator(_choice),
+]
+
+
+def chosen(choice: ToolChoice | None) -> Sequence[Chosen]:
+    """The tools that a choice speaks of."""
+    if isinstance(choice, AllowedTools):
+        return choice.tools
+    return () if choice is None or isinstance(choice, str) else (choice,)
+
+
+def check_servers(choice: ToolChoice | None, servers: Collection[str]) -> None:
+    """Raises for a choice of a tool whose server the request does not name."""
+    for each in chosen(choice):
+        if isinstance(each, McpChoice) and each.server_label not in servers:
+            label = each.server_label
+            raise wrong_at("tool_choice", f"{label!r} is not among the request's 'mcp' tools")

@@ -86,6 +86,25 @@ def check(wanted: Wanted, listing: Listing) -> None:
                 )
 
 
+def check_choice(request: Mapping[str, Any], offered: Mapping[str, ToolsOffered]) -> None:
+    """Raises BadRequest for a choice of what the request has not of its servers."""
+    choice = request.get("tool_choice")
+    if not isinstance(choice, Mapping):
+        return
+    for each in choice.get("tools") or (choice,):
+        if each.get("type") != "mcp":
+            continue
+        names = sorted(offered[each["server_label"]].names.values())
+        name = each.get("name")
+        if not names or (name is not None and name not in names):
+            said = "a tool" if name is None else repr(name[:80])
+            raise _refused(
+                "tool_choice",
+                f"{said} is not among what the request has of {each['server_label']!r}; "
+                + (nearest(str(name), names) if names else "there are none"),
+            )
+
+
 def _named(asked: Asked) -> Iterable[tuple[str, Iterable[str]]]:
     allowed, approval = asked.get("allowed_tools"), asked.get("require_approval")
     if isinstance(allowed, Mapping):

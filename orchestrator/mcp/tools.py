@@ -69,7 +69,9 @@ class McpTools:
         tools: dict[str, Asked] = {offered.server: offered.asked for offered, _ in awaited}
         tools |= {each.server: each.asked for each in wanted}
         held = {(offered.server, offered.names[name]): name for offered, name in awaited}
-        return [*listed, *self._offered(agent, listings, tools, held)]
+        offered = self._offered(agent, listings, tools, held)
+        asked.check_choice(accepted.request, {each.server: each for each in offered})
+        return [*listed, *offered]
 
     def newer(self, agent: Agent, state: State) -> Sequence[ToolsListed]:
         """The listings that have changed since, as far as they are known now."""

@@ -171,7 +171,11 @@ class TurnRunner:
         if self._overrides is None or self._overrides_of != (forced, written):
             self._overrides_of = forced, written
             self._overrides = overrides(
-                self._agent.settings, request, first=forced, output_tokens=written
+                self._agent.settings,
+                request,
+                first=forced,
+                output_tokens=written,
+                offered=run.offered,
             )
         return self._overrides
 

@@ -16,9 +16,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.api.response_format import response_format
+from orchestrator.loop.events import ToolsOffered
 from orchestrator.loop.state import functions_of
 from serving.reply import REPLY
 
+NOTHING: Mapping[str, ToolsOffered] = {}
 PASSED_ON = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 
 
@@ -28,8 +30,10 @@ def overrides(
     *,
     first: bool = True,
     output_tokens: int = 0,
+    offered: Mapping[str, ToolsOffered] = NOTHING,
 ) -> dict[str, Any]:
-    """The fields that replace an agent's settings. `output_tokens` were written before."""
+    """The fields that replace an agent's settings. `output_tokens` were written before; `offered`
+    is what the request has of MCP servers."""
     changed: dict[str, Any] = {
         name: request[name] for name in PASSED_ON if request.get(name) is not None
     }
@@ -38,7 +42,7 @@ def overrides(
         changed["max_tokens"] = max(1, request["max_output_tokens"] - output_tokens)
     if effort := (request.get("reasoning") or {}).get("effort"):
         changed["reasoning_effort"] = effort
-    changed |= _tools(settings, request, first=first)
+    changed |= _tools(settings, request, offered, first=first)
     if wanted := response_format(request.get("text")):
         changed["response_format"] = wanted
         if "tools" in settings or "tools" in changed:
@@ -63,7 +67,11 @@ def is_forced(request: Mapping[str, Any]) -> bool:
 
 
 def _tools(
-    settings: Mapping[str, Any], request: Mapping[str, Any], *, first: bool
+    settings: Mapping[str, Any],
+    request: Mapping[str, Any],
+    offered: Mapping[str, ToolsOffered],
+    *,
+    first: bool,
 ) -> dict[str, Any]:
     given, choice = functions_of(request), request.get("tool_choice")
     parallel = request.get("parallel_tool_calls")
@@ -73,7 +81,7 @@ def _tools(
         return {}
     changed: dict[str, Any] = {}
     replying = any(_name(tool) == REPLY for tool in own)
-    mode, names = _mode(choice, first=first)
+    mode, names = _mode(choice, offered, first=first)
     if names is not None:
         # Between calls a reply must stay possible, or the loop could not end.
         allowed = {*names, REPLY} if mode == "auto" else names
@@ -92,14 +100,29 @@ def _tools(
     return changed
 
 
-def _mode(choice: Any, *, first: bool) -> tuple[Any, Sequence[str] | None]:
+def _mode(
+    choice: Any, offered: Mapping[str, ToolsOffered], *, first: bool
+) -> tuple[Any, Sequence[str] | None]:
     """The chat API's choice, and the names that the list of tools is cut down to."""
     if not isinstance(choice, Mapping):
         return ("auto" if choice == "required" and not first else choice or "auto"), None
     if choice.get("type") == "allowed_tools":
-        names = [str(tool.get("name")) for tool in choice.get("tools", ())]
+        names = [name for tool in choice.get("tools", ()) for name in _names_of(tool, offered)]
         return (choice.get("mode") or "auto") if first else "auto", names
-    return (_named(str(choice.get("name"))) if first else "auto"), None
+    if not first:
+        return "auto", None
+    names = _names_of(choice, offered)
+    return (_named(names[0]), None) if len(names) == 1 else ("required", names)
+
+
+def _names_of(chosen: Mapping[str, Any], offered: Mapping[str, ToolsOffered]) -> list[str]:
+    """What the model calls a tool that a choice names, or all of a server's."""
+    name = chosen.get("name")
+    if chosen.get("type") != "mcp":
+        return [str(name)]
+    given = offered.get(str(chosen.get("server_label")))
+    tools = given.names.items() if given is not None else ()
+    return [visible for visible, tool in tools if name in (None, tool)]
 
 
 def _named(name: str) -> dict[str, Any]:

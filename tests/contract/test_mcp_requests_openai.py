@@ -344,15 +344,61 @@ async def test_a_function_of_the_client_cannot_take_the_name_of_a_tool(quiet: Fr
         await front.client.responses.create(model="desk", input="go", tools=[world(), world()])
 
 
-async def test_a_choice_may_name_a_tool_of_the_server(front: Front) -> None:
-    front.model.will(calls(ADD), says("3"))
+@pytest.mark.parametrize(
+    ("choice", "first", "given"),
+    [
+        ({"type": "function", "name": "world_add"}, "world_add", None),
+        (world(name="add"), "world_add", None),
+        (world(), "required", ["note", "world_add"]),
+        (
+            {"type": "allowed_tools", "mode": "auto", "tools": [world()]},
+            "auto",
+            ["note", "world_add"],
+        ),
+        (
+            {"type": "allowed_tools", "mode": "required", "tools": [world(name="note")]},
+            "required",
+            ["note"],
+        ),
+    ],
+)
+async def test_a_choice_may_name_a_tool_of_the_server(
+    quiet: Front, choice: Any, first: str, given: list[str] | None
+) -> None:
+    front = quiet
+    tools = [world(require_approval="never", allowed_tools=["add", "note"])]
     response = await front.client.responses.create(
-        model="desk",
-        input="go",
-        tools=[world(require_approval="never")],
-        tool_choice={"type": "function", "name": "world_add"},
+        model="desk", input="go", tools=tools, tool_choice=choice
     )
-    assert response.output_text == "3"
+    body = json.loads(front.model.turns[0].body)
+    named = body["tool_choice"]
+    assert (named if isinstance(named, str) else named["function"]["name"]) == first
+    own = ["add", "count_down", "note", "refund", "world_add"]
+    assert names(front) == (own if given is None else given)
+    assert (
+        response.tool_choice
+        == type(response)
+        .model_validate({**response.model_dump(), "tool_choice": choice})
+        .tool_choice
+    )
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        (world(server_label="closed"), "'closed' is not among the request's 'mcp' tools"),
+        (world(name="nota"), "did you mean 'note'"),
+        (world(name="put"), "'put' is not among what the request has of 'world'"),
+    ],
+)
+async def test_a_choice_of_what_the_request_has_not_is_refused(
+    quiet: Front, choice: Any, said: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=said) as refused:
+        await quiet.client.responses.create(
+            model="desk", input="go", tools=[world(allowed_tools=["note"])], tool_choice=choice
+        )
+    assert refused.value.param == "tool_choice"
 
 
 async def test_items_that_a_client_sends_back_make_the_prompt_that_it_had(front: Front) -> None:
