@@ -85,6 +85,7 @@ def create_app(config: StackConfig) -> Gate:
         guard=GuardMetrics(router.metrics.registry),
         runs=RunMetrics(router.metrics.registry),
         context_tokens=sizes.of,
+        budgets=router.limits.budgets,
     )
 
     peers = peer_http.join(

@@ -22,7 +22,7 @@ from router.placing.slot import Slot
 from router.streams.continuation import Continuation, Rest
 from router.streams.continued import Outcome, continued
 from router.streams.sent import Sent
-from router.tenancy.limits import Hold
+from router.tenancy.limits import BYTES_PER_TOKEN, Hold
 from router.turn import TurnRequest
 from serving.errors import RequestError, UpstreamError, UpstreamTimeout
 from serving.protocol import AnyAsk, Usage
@@ -103,14 +103,18 @@ class Course:
         self.record.uncached_cost_usd = prices.cost_usd(prompt=prompt, cached=0, output=output)
         assert self.slot is not None  # noqa: S101  an answer comes from somewhere
         self.slot.ended(usage)
-        self.hold.used(usage)
+        self.hold.used(usage, self.record.cost_usd)
 
     @property
     def counts_tokens(self) -> bool:
         return self.hold.counts_tokens
 
     def streamed(self, events: int) -> None:
-        self.hold.streamed(events)
+        prompt = len(self.turn.body) // BYTES_PER_TOKEN
+        cached = min(prompt, self.record.predicted_cached_tokens or 0)
+        prices = self.router.config.models[self.record.model].prices
+        cost_usd = prices.cost_usd(prompt=prompt, cached=cached, output=events)
+        self.hold.streamed(events, cost_usd)
 
     def cut(self, failure: Failed) -> RequestError:
         assert self.engine is not None  # noqa: S101  an answer comes from somewhere

@@ -44,6 +44,7 @@ from router.placing.scheduler import Claim, Placed, Scheduler, Slot
 from router.streams.sent import Sent
 from router.streams.sent_messages import SentMessages
 from router.tenancy import isolation
+from router.tenancy.budget_metrics import BudgetMetrics
 from router.tenancy.deadlines import Spare, until
 from router.tenancy.limits import Hold, Limits
 from router.tenancy.tenants import OPEN
@@ -102,6 +103,7 @@ class Router:
             self.health.condition,
             lambda: self.scheduler.queued,
         )
+        self.metrics.registry.register(BudgetMetrics(self.limits.budgets))
         self._forwarder = Forwarder(config.front)
         self.tool_plans = ToolPlans(config.tools)
         self.clock = clock

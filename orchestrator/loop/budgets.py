@@ -8,7 +8,9 @@ ResponseAccepted), so a restart neither resets a budget nor forgives one.
            │                wound down: it is asked for a last answer, without tools
            └─ the limit ─── cut
 
-Limits of a response, of its conversation and of its tenant are the same kind of value, a Cap.
+Limits of a response, of its conversation and of its tenant are the same kind of value, a Cap. What
+the tenant has used is told by whoever asks (`Around`), and enters the log as what came of it: a
+Notice, a LimitReached.
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ from orchestrator.loop.events import (
     Scope,
     ToolIntent,
     ToolResult,
+    Warmed,
 )
 from serving.config.agent import AgentLimits
+from serving.config.tenancy import BudgetConfig
 from serving.spending import Spending
 
 MINUTE_S = 60.0
@@ -43,6 +47,8 @@ class Cap(msgspec.Struct, frozen=True, gc=False):
     limit: float
     turn: float
     scope: Scope = "response"
+    warn_at: float = 0.0
+    """The share of it that is worth a warning; 0: as the agent's own."""
 
     @property
     def name(self) -> str:
@@ -73,13 +79,13 @@ def spending_of(events: Iterable[AnyEvent]) -> Spending | None:
     return found
 
 
-_SPENDING = frozenset({ModelResult, ToolIntent, ToolResult, Compacted})
+_SPENDING = frozenset({ModelResult, ToolIntent, ToolResult, Compacted, Warmed})
 
 
 def _spend(event: AnyEvent, total: Spending) -> None:
     match event:
-        case ModelResult():
-            total.turns += 1
+        case ModelResult() | Warmed():
+            total.turns += isinstance(event, ModelResult)
             total.tokens += event.prompt_tokens + event.output_tokens
             total.seconds += event.seconds
             total.cost_usd += event.cost_usd
@@ -197,6 +203,24 @@ def of_conversation(total: Totals, spent: Spent, limits: AgentLimits) -> list[Ca
     return caps
 
 
+def of_tenant(used: Spending, budget: BudgetConfig, spent: Spent, expected: int) -> tuple[Cap, ...]:
+    """The caps of a tenant that has used so much in its window. There should be room for so many
+    `expected` turns, so that each of its runs has its last answer."""
+    turns: dict[str, tuple[LimitKind, float]] = {
+        "turns": ("turns", 1),
+        "tool_calls": ("tool_calls", 0),
+        "tokens": ("tokens", spent.largest_tokens),
+        "seconds": ("seconds", spent.largest_seconds),
+        "cost_usd": ("cost", spent.largest_cost_usd),
+    }
+    caps = []
+    for amount, limit in budget.limits.items():
+        kind, turn = turns[amount]
+        now = getattr(used, amount)
+        caps.append(Cap(kind, now, limit, turn * expected, "tenant", budget.warn_at))
+    return tuple(caps)
+
+
 class Bounds(msgspec.Struct, frozen=True, gc=False):
     """All that bounds a response at one moment (Unix seconds)."""
 
@@ -223,10 +247,12 @@ class Bounds(msgspec.Struct, frozen=True, gc=False):
 
     def warnings(self) -> list[Cap]:
         """The caps of which so much is used that the model should know."""
-        share = self.limits.warn_at
-        if share >= 1:
-            return []
-        return [cap for cap in self.caps if cap.limit and cap.used >= share * cap.limit]
+        own = self.limits.warn_at
+        return [
+            cap
+            for cap in self.caps
+            if (share := cap.warn_at or own) < 1 and cap.limit and cap.used >= share * cap.limit
+        ]
 
     def before_tools(self, spent: Spent, calls: int, waiting: int) -> LimitReached | None:
         """May `waiting` more of a turn's `calls` run? All or none: half a turn's calls are of no
@@ -272,4 +298,10 @@ def explain(reached: LimitReached) -> tuple[str, str]:
     said = sentence.format(value=reached.value, limit=reached.limit)
     if reached.scope == "response":
         return code, said
-    return f"{reached.scope}_{code}", f"{said} (of the whole {reached.scope})"
+    return f"{reached.scope}_{code}", f"{said} ({_WHOSE[reached.scope]})"
+
+
+_WHOSE: dict[Scope, str] = {
+    "conversation": "of the whole conversation",
+    "tenant": "of all that the tenant does",
+}

@@ -40,7 +40,7 @@ _WHAT = {
 _WHOSE = {
     "response": "for this task",
     "conversation": "for this conversation",
-    "tenant": "for everything that you do today",
+    "tenant": "for this task and others together",
 }
 WARNED = (
     "Notice: most of the budget of {what} {whose} is used. Do only what the answer still needs."

@@ -11,6 +11,7 @@ from orchestrator.journal.base import Journal
 from orchestrator.model import ModelClient
 from orchestrator.tools.base import ChildRuns
 from orchestrator.worker.guard_metrics import GuardMetrics
+from orchestrator.worker.ledger import Ledger
 from orchestrator.worker.offers import Offers
 from orchestrator.worker.run_metrics import RunMetrics
 from orchestrator.worker.tool_times import ToolTimes
@@ -44,3 +45,5 @@ class Collaborators:
     """Longest prompt and answer of a model; 0: not known."""
     spawn: Callable[[Coroutine[Any, Any, None]], None]
     """Starts a task that the worker owns."""
+    ledger: Ledger
+    """What tenants have spent."""

@@ -4,6 +4,8 @@
                                            action="wound_down"   asked for a last answer
                                            action="cut"          the response was ended
     warmloop_guard_total{kind="context", action="priced"}        the prompt was rewritten
+    warmloop_guard_total{kind="tenant_cost", action="cut"}       of the tenant's budget; likewise
+                         kind="conversation_cost"                of the whole conversation's
 
 Counted when it is decided, by this process; a log that is read again is not counted again.
 """
@@ -29,8 +31,12 @@ class GuardMetrics:
     def note(self, event: AnyEvent) -> None:
         """Count an event that is about to be stored."""
         if isinstance(event, Notice):
-            self._total.labels(event.kind, "wound_down" if event.last else "told").inc()
+            self._total.labels(_kind(event), "wound_down" if event.last else "told").inc()
         elif isinstance(event, Compacted):
             self._total.labels("context", event.why).inc()
         elif isinstance(event, LimitReached) and not event.answered:
-            self._total.labels(event.kind, "cut").inc()
+            self._total.labels(_kind(event), "cut").inc()
+
+
+def _kind(event: Notice | LimitReached) -> str:
+    return event.kind if event.scope == "response" else f"{event.scope}_{event.kind}"

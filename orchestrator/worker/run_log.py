@@ -20,6 +20,7 @@ from orchestrator.journal.base import Fenced, Journal, JournalFull, Lease
 from orchestrator.loop.events import AnyEvent, ModelRouted, OutputDelta, ToolProgress
 from orchestrator.loop.machine import fold
 from orchestrator.loop.state import State
+from orchestrator.worker.ledger import Purse
 from orchestrator.worker.turn_outcomes import TurnOutcomes
 
 SOFT = (OutputDelta, ModelRouted, ToolProgress)
@@ -40,6 +41,7 @@ class RunLog:
         on_fenced: Callable[[], None],
         *,
         outcomes: TurnOutcomes,
+        purse: Purse | None = None,
     ) -> None:
         self.lease = lease
         self.state = state
@@ -49,6 +51,7 @@ class RunLog:
         self._clock = clock
         self._on_fenced = on_fenced
         self._outcomes = outcomes
+        self._purse = purse
         self._pending: list[AnyEvent] = []
         self._lock = asyncio.Lock()
 
@@ -61,6 +64,8 @@ class RunLog:
         """Take an event into the state now, and into the log with the next flush."""
         fold(self.state, event)
         self._outcomes.take(event, self.state)
+        if self._purse is not None:
+            self._purse.take(event)
         self._pending.append(event)
 
     def forget(self) -> None:
@@ -109,8 +114,9 @@ class RunLog:
 
     async def _append(self, *, durable: bool) -> None:
         batch, self._pending = self._pending, []
+        account = None if self._purse is None else self._purse.account()
         try:
-            seq = await self._journal.append(self.lease, batch, durable=durable)
+            seq = await self._journal.append(self.lease, batch, durable=durable, account=account)
         except JournalFull:
             self._pending = batch + self._pending
             raise

@@ -11,6 +11,9 @@ model is asked is `turn_runner.py`, how calls run `tool_runner.py`.
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
+
+import msgspec
 
 from orchestrator.agents import Agent
 from orchestrator.clock import Timer, sleep
@@ -73,6 +76,7 @@ class Runner:
         self._clock = shared.clock
         self._own = agent
         self._limits = _limits(agent, state)
+        self._purse = shared.ledger.purse(state.tenant)
         self._book = RunLog(
             shared.journal,
             lease,
@@ -80,6 +84,7 @@ class Runner:
             shared.clock,
             self.fence,
             outcomes=TurnOutcomes(shared.outcomes),
+            purse=self._purse,
         )
         self._effects = Effects()
         self.agent = self._bound()
@@ -141,6 +146,10 @@ class Runner:
 
     async def drive(self) -> None:
         """Until the response has ended, `stop`, or it only waits. Raises Fenced, JournalFull."""
+        with self._purse or nullcontext():
+            await self._drive()
+
+    async def _drive(self) -> None:
         self._effects.begin()
         deadline = self._set_deadline()
         try:
@@ -154,7 +163,7 @@ class Runner:
                     now,
                     need_approval=tools.need_approval,
                     running=self._tools.running,
-                    around=self._around,
+                    around=self._bounded(),
                 )
                 await self._warming.follow(step)
                 match step:
@@ -198,6 +207,12 @@ class Runner:
             self.wake_at = self._until_deadline(until)
         else:
             await self._effects.run(sleep(self._clock, until - now))
+
+    def _bounded(self) -> Around:
+        run = self.state.run
+        if self._purse is None or run is None:
+            return self._around
+        return msgspec.structs.replace(self._around, caps=self._purse.caps(run.spent))
 
     def _refuse(self, step: Refuse, now: float) -> None:
         for call in step.calls:

@@ -43,6 +43,7 @@ from orchestrator.worker.claims import Claim, Claims
 from orchestrator.worker.collaborators import Collaborators
 from orchestrator.worker.guard_metrics import GuardMetrics
 from orchestrator.worker.leases import CANCEL, DUE, Leases
+from orchestrator.worker.ledger import Ledger
 from orchestrator.worker.offers import NoOffers, Offers
 from orchestrator.worker.parking import Parking
 from orchestrator.worker.purging import Purger
@@ -51,6 +52,7 @@ from orchestrator.worker.runner import Runner
 from orchestrator.worker.tool_times import ToolTimes
 from orchestrator.worker.turn_outcomes import Report
 from orchestrator.worker.waking import Waking
+from router.tenancy.budgets import Budgets
 from serving.config.model import Prices
 from serving.errors import NotFound, Unavailable
 
@@ -84,12 +86,15 @@ class Worker:
         stop_grace_s: float = 5.0,
         unstored_s: float = 60.0,
         retention_s: float | None = None,
+        budgets: Budgets | None = None,
     ) -> None:
         self._journal = journal
         self._agents = agents
         self._clock = clock or SystemClock()
         self._stop_grace_s = stop_grace_s
         self._group = asyncio.TaskGroup()
+        owner = owner or f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._ledger = Ledger(journal, self._clock, budgets or Budgets({}), secrets.token_hex(8))
         self._shared = Collaborators(
             journal=journal,
             models=models,
@@ -105,12 +110,12 @@ class Worker:
             outcomes=outcomes,
             children=Children(journal, self, lambda name: agents.get(name).key),
             spawn=self._spawn,
+            ledger=self._ledger,
         )
         self._keeping: list[asyncio.Task[None]] = []
         self._claims = Claims()
         self._unreadable: set[str] = set()
         """Conversations whose response could not even be ended, which the log has been told."""
-        owner = owner or f"{os.getpid()}-{secrets.token_hex(4)}"
         self._leases = Leases(journal, self._clock, owner, lease_s)
         self._parking = Parking(journal)
         self._acceptance = Acceptance(
@@ -140,9 +145,12 @@ class Worker:
     async def __aenter__(self) -> Worker:
         await self._group.__aenter__()
         self._journal.listen(self._heard)
+        await self._ledger.look()
         await self.recover()
-        for kept in (self._leases.keep(self._claims), self._waking.keep(), self._purger.keep()):
-            self._keeping.append(self._group.create_task(kept))
+        keeping = [self._leases.keep(self._claims), self._waking.keep(), self._purger.keep()]
+        if self._ledger.is_kept:
+            keeping.append(self._ledger.keep())
+        self._keeping += map(self._group.create_task, keeping)
         return self
 
     async def __aexit__(
@@ -156,6 +164,7 @@ class Worker:
         finally:
             for kept in self._keeping:
                 kept.cancel()
+            await self._ledger.close()
             await self._group.__aexit__(kind, error, trace)
 
     @property

@@ -8,6 +8,7 @@
                        the end, so that the level may go below zero; then it takes longer to fill.
     sessions           those with a turn under way, or whose last turn ended a short while ago
     in flight          turns, and agents' responses, that have begun and not ended
+    budget             what is spent in a longer window, by all front doors together: budgets.py
 
 A turn that an agent makes was admitted when its response was: it is charged, and never refused.
 Retry-After is what the arithmetic says, not a guess, except for the limit in flight: when one of
@@ -23,10 +24,12 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Literal
 
+from router.tenancy.budgets import Budget, Budgets
 from router.tenancy.tenants import Tenant
 from serving.config.tenancy import AdmissionConfig, TenantConfig
 from serving.errors import RateLimited, RequestError
 from serving.protocol import Usage
+from serving.spending import Spending
 
 BYTES_PER_TOKEN = 4
 _WINDOW_S = 60.0
@@ -171,10 +174,27 @@ class Meter:
 class Hold:
     """One turn that was let in, until `leave`. A context manager."""
 
-    __slots__ = ("_began", "_charged", "_counted", "_limits", "_meter", "_session", "_whole")
+    __slots__ = (
+        "_began",
+        "_budget",
+        "_charged",
+        "_counted",
+        "_limits",
+        "_meter",
+        "_session",
+        "_spent",
+        "_whole",
+    )
 
     def __init__(
-        self, limits: Limits, meter: Meter | None, session: bytes, charged: int, *, whole: bool
+        self,
+        limits: Limits,
+        meter: Meter | None,
+        session: bytes,
+        charged: int,
+        budget: Budget | None = None,
+        *,
+        whole: bool,
     ) -> None:
         self._limits = limits
         self._meter = meter
@@ -183,6 +203,8 @@ class Hold:
         self._counted = False
         self._whole = whole
         self._began = 0.0
+        self._budget = budget
+        self._spent: Spending | None = None
 
     def __enter__(self) -> Hold:
         if self._meter is not None and self._whole:
@@ -199,21 +221,33 @@ class Hold:
         if self._meter is not None and self._whole:
             now = self._limits.clock()
             self._meter.end(self._session, now - self._began, now)
+            if self._budget is not None and self._spent is not None:
+                self._spent.seconds = now - self._began
+                self._budget.spend_unsaved(self._spent, self._limits.budgets.clock())
         if isinstance(error, RequestError) and not self._counted:
             self._charge(0)  # it came to nothing, and that was not the tenant's doing
 
     @property
     def counts_tokens(self) -> bool:
-        return self._meter is not None and self._meter.tokens is not None
+        return self._meter is not None and (
+            self._meter.tokens is not None or self._budget is not None
+        )
 
-    def used(self, usage: Usage) -> None:
+    def used(self, usage: Usage, cost_usd: float = 0.0) -> None:
         """The engine's own count replaces the estimate."""
-        self._charge(usage.prompt_tokens + usage.output_tokens)
+        tokens = usage.prompt_tokens + usage.output_tokens
+        self._charge(tokens)
+        if self._budget is not None:
+            self._spent = Spending(1, 0, tokens, cost_usd=cost_usd)
 
-    def streamed(self, events: int) -> None:
+    def streamed(self, events: int, cost_usd: float = 0.0) -> None:
         """An answer passed without the engine's count: each event of it was a token or more."""
-        if not self._counted:
-            self._charge(self._charged + events)
+        if self._counted:
+            return
+        tokens = self._charged + events
+        self._charge(tokens)
+        if self._budget is not None:
+            self._spent = Spending(1, 0, tokens, cost_usd=cost_usd)
 
     def _charge(self, tokens: int) -> None:
         if self._meter is not None and self._meter.tokens is not None:
@@ -236,8 +270,10 @@ class Limits:
         tenants: Mapping[str, TenantConfig],
         admission: AdmissionConfig,
         clock: Callable[[], float],
+        budgets: Budgets | None = None,
     ) -> None:
         self.clock = clock
+        self.budgets = budgets or Budgets(tenants)
         now = clock()
         self._meters = {
             name: Meter(config, admission.session_idle_s, now) for name, config in tenants.items()
@@ -254,11 +290,12 @@ class Limits:
     ) -> Hold:
         """Let one turn in, or (`charge` False) one agent's response, whose turns pay themselves.
 
-        Raises LimitReached.
+        Raises LimitReached, TenantBudgetUsed.
         """
         meter = self._meters.get(tenant.name)
         if meter is None:
             return self._free
+        budget = self.budgets.enter(tenant.name)
         now = self.clock()
         estimate = prompt_bytes // BYTES_PER_TOKEN
         if (refused := meter.refusal(estimate, session, now)) is not None:
@@ -272,7 +309,7 @@ class Limits:
             return Hold(self, meter, session, 0, whole=True)
         if meter.tokens is not None:
             meter.tokens.take(estimate, now)
-        return Hold(self, meter, session, estimate, whole=True)
+        return Hold(self, meter, session, estimate, budget, whole=True)
 
 
 def _bucket(capacity: int | None, now: float) -> Bucket | None:

@@ -23,6 +23,16 @@ def is_name(text: str) -> bool:
     return re.fullmatch(NAME_PATTERN, text) is not None
 
 
+_DURATION = re.compile(r"([1-9]\d{0,5})([mhd])")
+_UNITS_S = {"m": 60, "h": 3600, "d": 86_400}
+
+
+def seconds_of(text: str) -> float | None:
+    """`30m`, `12h`, `90d` in seconds; None for what is no such time."""
+    found = _DURATION.fullmatch(text)
+    return None if found is None else float(found[1]) * _UNITS_S[found[2]]
+
+
 def nearest(word: str, valid: list[str]) -> str:
     """A hint for a misspelt name: the closest valid one, else all of them."""
     close = difflib.get_close_matches(word, valid, n=1)

@@ -20,6 +20,7 @@ from orchestrator.loop.events import (
     Purged,
     ToolIntent,
     ToolResult,
+    Warmed,
 )
 from serving.spending import Spending
 from tests.stores import KINDS, opened
@@ -72,14 +73,15 @@ async def test_events_are_counted_in_the_account_that_they_are_appended_with(
         ToolResult(1, "call_2", 7.0, "an agent's", cost_usd=0.75, agents_usd=0.75),
         Compacted(2, 8.0, 1, "summary", "priced", summary_tokens=7, cost_usd=1.0),
         ModelFailed(2, 1, 9.0, "no", wasted_tokens=99),
+        Warmed(2, 9.0, prompt_tokens=90, output_tokens=1, seconds=0.5, cost_usd=0.125),
     ]
     await journal.append(lease, events, account=ACME)
     await journal.append(lease, [turn(2)], account=LATER)
     assert await spent(journal) == [
-        Spent("acme", 1_000.0, Spending(1, 1, 107, 2.0, 1.75)),
+        Spent("acme", 1_000.0, Spending(1, 1, 198, 2.5, 1.875)),
         Spent("acme", 2_000.0, Spending(1, 0, 100, 2.0, 0.5)),
     ]
-    assert [each.seq for each in await journal.read("c")] == list(range(1, 9))
+    assert [each.seq for each in await journal.read("c")] == list(range(1, 10))
 
 
 async def test_without_an_account_nothing_is_counted(journal: Journal) -> None:
