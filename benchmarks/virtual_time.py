@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -38,12 +38,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._jump.now
 
 
-def in_virtual_time(main: Coroutine[Any, Any, Result]) -> Result:
+def in_virtual_time(
+    main: Coroutine[Any, Any, Result], loop: Callable[[], VirtualLoop] = VirtualLoop
+) -> Result:
     """Run `main` to its end. Deterministic where `main` is."""
     collects = gc.isenabled()
     gc.disable()  # millions of short-lived tuples, hardly a cycle
     try:
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        with asyncio.Runner(loop_factory=loop) as runner:
             return runner.run(main)
     finally:
         if collects:
