@@ -118,11 +118,12 @@ def sweep(goal: Goal, *, quick: bool, largest_tasks: int, console: Console) -> S
             checks += _checks(agents, model, bar)
             most.append(_most(agents, model, goal, bar))
         sizes = (1, 10, 100) if quick else (1, 10, 100, 1000)
+        short = sizes[:2] if quick else sizes
         return Swept(
             checks,
             most,
             [_fleet("calm", n, n * CALM, n * 50 if quick else n * 200, bar) for n in sizes],
-            [_fleet("scarce", n, n * SCARCE, n * 130, bar) for n in sizes],
+            [_fleet("scarce", n, n * SCARCE, n * 130, bar) for n in short],
             [] if quick else [_fleet("tasks", 100, 1200, n, bar) for n in _sizes(largest_tasks)],
         )
 
