@@ -12,8 +12,10 @@ replicas: its CPU a turn, its memory, its hits. The formulas are held against it
     --ttft-s S --share P  the objective: so many of all turns have their first token in so long
     --replicas N ...      clusters;  --usd-per-hour X  of one replica (default: prices/hours)
     --no-simulation       the formulas alone, in seconds
-    --quick               a minute: up to 100 replicas and 10,000 tasks
-    --tasks N             that pass through the largest fleets
+    --quick               about a minute: up to 100 replicas
+    --parts P ...         of the simulation: checks calm scarce tasks (capacity_sweep says which);
+                          whole it takes hours, most of them for the scarce thousand
+    --largest N           replicas;  --tasks N  that pass through the last fleet
 
 Writes OUT/capacity.json and OUT/capacity.png. Exits with 1 when a bar is missed.
 """
@@ -32,6 +34,7 @@ from benchmarks.capacity_demand import Demand, demand
 from benchmarks.capacity_model import Goal, Model
 from benchmarks.capacity_rates import Rates
 from benchmarks.capacity_show import Answer, Lower
+from benchmarks.capacity_sweep import PARTS, SIZES, Wanted
 from benchmarks.harness.run import Run, conclude
 from benchmarks.harness.show import console as console_of
 from benchmarks.routing_scenarios import MOST_THINK_S
@@ -60,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = capacity_sweep.Swept()
     if not options.no_simulation:
         found = capacity_sweep.sweep(
-            goal, quick=options.quick, largest_tasks=options.tasks, console=console
+            goal,
+            Wanted(options.parts, options.quick, options.largest, options.tasks),
+            console,
         )
         capacity_show.simulation(console, found)
     bars = found.bars()
@@ -154,10 +159,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--usd-per-hour", type=float)
     parser.add_argument("--no-simulation", action="store_true")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--largest", type=int, default=SIZES[-1], help="replicas simulated")
     parser.add_argument("--tasks", type=int, default=1_000_000)
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for JSON and PNG")
     options = parser.parse_args(arguments)
-    for name in ("ttft_s", "doors", "tasks", "usd_per_hour"):
+    for name in ("ttft_s", "doors", "largest", "tasks", "usd_per_hour"):
         given = getattr(options, name)
         if given is not None and not given > 0:
             parser.error(f"--{name.replace('_', '-')}: more than 0 (got {given})")

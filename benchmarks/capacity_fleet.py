@@ -28,10 +28,10 @@ from benchmarks.virtual_time import in_virtual_time
 from router.peers.memory import Room
 from router.placing.claim import Claim, Placed
 from router.turn import TurnRequest
-from serving.config import SimulatorConfig
+from serving.config.model import SimulatorConfig
+from serving.config.router import RouterConfig
 from serving.protocol import CHAT, Usage, parse
-from serving.router_config import RouterConfig
-from serving.simulated_engine import Job
+from serving.simulator.engine import Job
 
 BLOCK_TOKENS = 128
 HEADS, HEAD_TOKENS = 6, 2048

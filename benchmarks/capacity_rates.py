@@ -17,8 +17,8 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
 
+from serving.config.sections import Frozen, nearest
 from serving.errors import ConfigError
-from serving.sections import Frozen, nearest
 
 FOLDER = Path(__file__).parent / "rates"
 

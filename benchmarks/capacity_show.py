@@ -210,13 +210,13 @@ def figures(answer: Answer, found: Swept) -> dict[str, Any]:
 
 def draw(answer: Answer, found: Swept, path: Path) -> None:
     """Above the formulas, below the simulation over N."""
-    rows = 2 if found.calm else 1
+    rows = 2 if found.calm or found.scarce or found.tasks else 1
     title = f"{answer.rates.name}; {answer.demand.name}"
     with picture(path, rows, 3, size=(15, 4.3 * rows), title=title) as panels:
         _limits(panels[0], answer)
         _cost(panels[1], answer)
         _sensitivity(panels[2], answer)
-        if found.calm:
+        if rows > 1:
             _cpu(panels[3], found)
             _core(panels[4], found)
             _memory(panels[5], found)
@@ -302,7 +302,7 @@ def _core(panel: Axes, found: Swept) -> None:
 
 
 def _memory(panel: Axes, found: Swept) -> None:
-    plays = found.tasks or found.calm
+    plays = found.tasks or found.calm or found.scarce
     tasks = [each.plan.tasks for each in plays]
     panel.plot(tasks, [each.router_bytes / 2**20 for each in plays], "o-", color=OURS, label="MiB")
     panel.plot(

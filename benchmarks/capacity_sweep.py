@@ -26,9 +26,11 @@ from benchmarks.routing_synthetic import synthetic
 from benchmarks.routing_workload import Session, Workload
 
 CHECKED_REPLICAS = 4
-CALM, SCARCE = 12, 64
-"""Agents of a replica; by the formulas it serves 60."""
-KV_TOKENS = 110_000
+KV_TOKENS, SCARCE_KV_TOKENS = 110_000, 40_000
+CALM, SCARCE = 12, 20
+"""Agents of a replica; by the formulas it serves 60 with the first cache, and 16 with the other."""
+PARTS = ("checks", "calm", "scarce", "tasks")
+SIZES = (1, 10, 100, 1000)
 TURNS_WITHIN, HITS_WITHIN, MOST_WITHIN = 0.10, 0.05, 0.25
 """By how much formulas and simulation may differ, below the most agents; the last, in agents."""
 
@@ -107,36 +109,69 @@ class _Bar:
         return lambda done: self.progress.update(task, completed=done)
 
 
-def sweep(goal: Goal, *, quick: bool, largest_tasks: int, console: Console) -> Swept:
-    """Every simulation, the checks first. Minutes, or, not quick, most of an hour."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which simulations."""
+
+    parts: Sequence[str] = PARTS
+    quick: bool = False
+    largest: int = SIZES[-1]
+    """Replicas."""
+    tasks: int = 1_000_000
+    """Of the last part."""
+
+
+def sweep(goal: Goal, wanted: Wanted, console: Console) -> Swept:
+    """Every simulation, the checks first. A minute, or, not quick, an hour and more."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         bar = _Bar(progress)
-        checks, most = [], []
-        for agents in (_small(), *(() if quick else (_coding(),))):
-            model = Model(demand(agents.numbers), agents.rates, goal)
-            checks += _checks(agents, model, bar)
-            most.append(_most(agents, model, goal, bar))
-        sizes = (1, 10, 100) if quick else (1, 10, 100, 1000)
-        short = sizes[:2] if quick else sizes
+        sizes = [n for n in SIZES if n <= wanted.largest]
+        checks, most = _checked(goal, wanted, bar)
+        calm = [n for n in sizes if not (wanted.quick and n > 100)]
+        scarce = [n for n in sizes if not (wanted.quick and n > 10)]
         return Swept(
             checks,
             most,
-            [_fleet("calm", n, n * CALM, n * 50 if quick else n * 200, bar) for n in sizes],
-            [_fleet("scarce", n, n * SCARCE, n * 130, bar) for n in short],
-            [] if quick else [_fleet("tasks", 100, 1200, n, bar) for n in _sizes(largest_tasks)],
+            [_calm(n, bar) for n in calm if "calm" in wanted.parts],
+            [_scarce(n, bar) for n in scarce if "scarce" in wanted.parts],
+            [_tasks(n, bar) for n in _numbers(wanted) if "tasks" in wanted.parts],
         )
 
 
-def _sizes(largest: int) -> list[int]:
-    return [n for n in (10_000, 100_000, 300_000) if n < largest] + [largest]
+def _numbers(wanted: Wanted) -> list[int]:
+    if wanted.quick:
+        return []
+    return [n for n in (10_000, 100_000) if n < wanted.tasks] + [wanted.tasks]
 
 
-def _fleet(name: str, replicas: int, agents: int, tasks: int, bar: _Bar) -> Played:
-    tasks = max(tasks, 400)
-    plan = Plan(replicas, agents, tasks, KV_TOKENS)
-    told = bar.line(f"{name}: {replicas:,} replicas, {agents:,} agents", tasks)
-    return play(plan, small_agents(tasks), told)
+def _calm(replicas: int, bar: _Bar) -> Played:
+    tasks = max(400, 30 * replicas)
+    return _fleet("calm", Plan(replicas, CALM * replicas, tasks, KV_TOKENS), bar)
+
+
+def _scarce(replicas: int, bar: _Bar) -> Played:
+    tasks = max(400, 45 * replicas)
+    return _fleet("scarce", Plan(replicas, SCARCE * replicas, tasks, SCARCE_KV_TOKENS), bar)
+
+
+def _tasks(tasks: int, bar: _Bar) -> Played:
+    return _fleet("tasks", Plan(10, 10 * CALM, tasks, KV_TOKENS), bar)
+
+
+def _fleet(name: str, plan: Plan, bar: _Bar) -> Played:
+    told = bar.line(f"{name}: {plan.replicas:,} replicas, {plan.agents:,} agents", plan.tasks)
+    return play(plan, small_agents(plan.tasks), told)
+
+
+def _checked(goal: Goal, wanted: Wanted, bar: _Bar) -> tuple[list[Check], list[Most]]:
+    checks, most = [], []
+    if "checks" in wanted.parts:
+        for agents in [_small()] if wanted.quick else [_small(), _coding()]:
+            model = Model(demand(agents.numbers), agents.rates, goal)
+            checks += _checks(agents, model, bar)
+            most.append(_most(agents, model, goal, bar))
+    return checks, most
 
 
 def _checks(agents: _Agents, model: Model, bar: _Bar) -> list[Check]:

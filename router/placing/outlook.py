@@ -68,7 +68,8 @@ class Outlook:
             and (home.running < self._slots)
         ):
             # Whose home has nothing to do goes there if it fits at all: no need to ask the others.
-            engines = [e for e in engines if e.replica == program.home] or engines
+            at_home = next((e for e in engines if e.replica == program.home), None)
+            engines = engines if at_home is None else (at_home,)
         known, tokens = -1, int(size / ratio)
         found: list[tuple[Engine, Desk, Node | None]] = []
         for engine in engines:

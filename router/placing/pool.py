@@ -76,6 +76,7 @@ class Pool:
         self._clock = clock
         self._fair = Fair(knobs.queue.tenant_credit_tokens)
         self._desks: dict[str, Desk] = {}
+        self._heard: Sequence[Engine] = ()
         self._strangers: Line[Held] = Line(self._fair)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -99,6 +100,7 @@ class Pool:
 
     def keep_only(self, replicas: Collection[str]) -> None:
         """What waited for a replica that is gone is placed again."""
+        self._heard = ()
         for gone in [r for r in self._desks if r not in replicas]:
             self._again(self._desks.pop(gone).line)
 
@@ -141,11 +143,9 @@ class Pool:
         """Placed at once, or waiting. `engines` are not empty. Raises Unavailable for a spare turn
         that would have to wait, or leave its home."""
         now = self._clock()
-        for engine in engines:
-            at = self._desk(engine)
-            at.heard(engine)
-            if at.spares and not claim.spare and program.home in ("", engine.replica):
-                at.clear_way()
+        self._hear(engines)
+        if not claim.spare:
+            self._clear_way(program.home, engines)
         need, options = self._outlook.options(claim, program, engines, self._desks, now)
         choice = placement.choose(need, options, self._knobs.placement)
         desk = None
@@ -210,6 +210,27 @@ class Pool:
         program.running -= 1
         self._programs.ended(program, self._clock())
         self.pump(booking.desk)
+
+    def _hear(self, engines: Sequence[Engine]) -> None:
+        """What engines say of themselves; the same snapshot says nothing new, and most turns come
+        between two of them."""
+        if engines is self._heard:
+            return
+        for engine in engines:
+            self._desk(engine).heard(engine)
+        # A list could be another one by the next turn.
+        self._heard = engines if isinstance(engines, tuple) else ()
+
+    def _clear_way(self, home: str, engines: Sequence[Engine]) -> None:
+        """Spare turns end where this one may go: at its home, or, if it has none, anywhere."""
+        if home:
+            desk = self._desks.get(home)
+            if desk is not None and desk.spares and any(e.replica == home for e in engines):
+                desk.clear_way()
+            return
+        for engine in engines:
+            if self._desks[engine.replica].spares:
+                self._desks[engine.replica].clear_way()
 
     def _desk(self, engine: Engine) -> Desk:
         desk = self._desks.get(engine.replica)
@@ -321,7 +342,7 @@ class Pool:
 
     def _steal(self, desk: Desk) -> None:
         """It has nothing to do: take a turn that is quicker here than where it waits."""
-        if desk.backlog_tokens or desk.line:
+        if desk.backlog_tokens or desk.line or self._fair.waiting == len(self._strangers):
             return
         busiest = max(self._desks.values(), key=lambda d: d.line.tokens)
         if not busiest.line:

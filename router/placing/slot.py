@@ -85,7 +85,9 @@ class Slot:
         scheduler = self._scheduler
         while True:
             ready = scheduler.ready(self._claim.model)
-            engines = scheduler.health.usable([e for e in ready if e.replica not in without])
+            if without:
+                ready = [e for e in ready if e.replica not in without]
+            engines = scheduler.health.usable(ready)
             if not engines:
                 return None
             self._pool = pool = scheduler.pool(engines[0].model)

@@ -331,14 +331,28 @@ def test_bars_judge_only_what_the_formulas_say_goes_well() -> None:
     assert Swept().bars() == []
 
 
-def test_the_formulas_alone_take_seconds_and_write_a_report(
+def _trace(folder: Path) -> Path:
+    """Twenty recorded sessions of three turns."""
+    path = folder / "traces.jsonl"
+    turns = []
+    for n in (1, 2, 3):
+        sizes = {"in": 640 * n, "out": 60, "hash_ranges": [[0, 10 * n]]}
+        turns.append({"type": "s", "think_time": 5.0, **sizes})
+    lines = [{"id": f"s{i}", "block_size": 64, "requests": turns} for i in range(20)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_the_formulas_alone_are_written_for_a_trace_and_for_figures_of_ones_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--no-simulation", "--kv-tokens", "300000", "--replicas", "1", "8"]
-    assert capacity.main([*arguments, "--out", str(tmp_path)]) == 0
+    given = ["--no-simulation", "--kv-tokens", "20000", "--replicas", "1", "8"]
+    trace = str(_trace(tmp_path))
+    assert capacity.main([*given, "--traces", trace, "--out", str(tmp_path)]) == 0
     written = json.loads((tmp_path / "capacity.json").read_text())
     assert [each["replicas"] for each in written["figures"]["clusters"]] == [1, 8]
     assert "kv_tokens GIVEN" in written["figures"]["rates"]["source"]
+    assert written["figures"]["demand"]["tasks"] == 20
     assert (tmp_path / "capacity.png").stat().st_size > 10_000
     assert "KV memory" in capsys.readouterr().out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from router.turn import NO_TIME
 from serving.config.router import RouterConfig
 from serving.errors import RateLimited, Unavailable
 from serving.protocol import Usage
-from serving.tables.base import EngineLoad
+from serving.tables.base import Engine, EngineLoad
 from tests.unit.fakes import FakeClock, engine
 
 BYTES = 4
@@ -38,7 +39,9 @@ class Floor:
         **queue: Any,
     ) -> None:
         self.clock = FakeClock()
-        self.engines = [engine(name, capacity_tokens=capacity) for name in replicas]
+        self.engines: Sequence[Engine] = [
+            engine(name, capacity_tokens=capacity) for name in replicas
+        ]
         knobs = RouterConfig.model_validate({"queue": queue})
         self.health = Health(knobs.eject_s, self.clock)
         self.scheduler = Scheduler(
@@ -336,6 +339,27 @@ async def test_an_engine_whose_counters_fall_holds_nothing() -> None:
     floor.engines = [replace(floor.engines[0], load=EngineLoad(queried_tokens=5000))]
     await floor.run("s", 1000)
     floor.engines = [replace(floor.engines[0], load=EngineLoad(queried_tokens=10))]
+    assert (await floor.run("s", 1000, 10)).predicted_cached_tokens == 0
+
+
+async def test_a_snapshot_that_is_read_again_is_heard_once_and_the_next_one_anew() -> None:
+    floor = Floor()
+    floor.engines = (engine("r0"), engine("r1", load=EngineLoad(queried_tokens=5000)))
+    placed = [await floor.run("s", 1000, *[10] * n) for n in range(3)]
+    assert [each.predicted_cached_tokens > 0 for each in placed] == [False, True, True]
+    at = placed[0].engine
+    floor.engines = tuple(replace(e, load=EngineLoad(queried_tokens=9000)) for e in floor.engines)
+    assert (await floor.run("s", 1000, 10, 10, 10)).predicted_cached_tokens > 0
+    floor.engines = tuple(replace(e, load=EngineLoad(queried_tokens=10)) for e in floor.engines)
+    begun_anew = await floor.run("s", 1000, 10, 10, 10, 10)
+    assert (begun_anew.engine.replica, begun_anew.predicted_cached_tokens) == (at.replica, 0)
+
+
+async def test_replicas_that_were_forgotten_are_met_again_in_the_snapshot_that_had_them() -> None:
+    floor = Floor()
+    floor.engines = (engine("r0"), engine("r1"))
+    await floor.run("s", 1000)
+    floor.scheduler.keep_only([])
     assert (await floor.run("s", 1000, 10)).predicted_cached_tokens == 0
 
 
