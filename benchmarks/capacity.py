@@ -8,7 +8,8 @@ replicas: its CPU a turn, its memory, its hits. The formulas are held against it
 
     --rates NAME|FILE     benchmarks/rates/NAME.json, or a file of one's own; given instead of its
                           figures: --prefill, --cached, --decode 1=60,8=400, --kv-tokens
-    --traces FILE         recorded agents in place of made-up ones
+    --traces FILE         recorded agents in place of made-up ones (coding agents, or, where the
+                          context is below 60,000 tokens, short tasks)
     --ttft-s S --share P  the objective: so many of all turns have their first token in so long
     --replicas N ...      clusters;  --usd-per-hour X  of one replica (default: prices/hours)
     --no-simulation       the formulas alone, in seconds
@@ -31,6 +32,7 @@ from pydantic import ValidationError
 
 from benchmarks import capacity_rates, capacity_show, capacity_sweep, cost_prices
 from benchmarks.capacity_demand import Demand, demand
+from benchmarks.capacity_fleet import BLOCK_TOKENS, small_agents
 from benchmarks.capacity_model import Goal, Model
 from benchmarks.capacity_rates import Rates
 from benchmarks.capacity_show import Answer, Lower
@@ -44,7 +46,9 @@ from serving.errors import ConfigError, WarmloopError
 
 BROKEN = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 """Shares of turns that find nothing of their own: the sensitivity."""
-SYNTHETIC_TASKS = 200
+SYNTHETIC_TASKS, SHORT_TASKS = 200, 1500
+CODING_TOKENS = 60_000
+"""Of context, which coding agents need; for less, the tasks are short ones."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,6 +111,8 @@ def _rates(options: argparse.Namespace) -> Rates:
 
 def _workload(options: argparse.Namespace, rates: Rates) -> Workload:
     """Agents that the context of these engines takes. Raises ConfigError."""
+    if options.traces is None and rates.context_tokens < CODING_TOKENS:
+        return Workload("short tasks", tuple(small_agents(SHORT_TASKS)), BLOCK_TOKENS)
     if options.traces is None:
         return synthetic(SYNTHETIC_TASKS, seed=1, context_tokens=rates.context_tokens)
     if is_open(options.traces):
