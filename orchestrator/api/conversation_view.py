@@ -37,6 +37,9 @@ PREFIXES = {
 }
 
 
+STATELESS = ("reasoning", "compaction", "mcp_approval_response", "mcp_approval_request")
+
+
 def with_ids(items: Iterable[Item], stem: str) -> list[Item]:
     """Input items with ids; the same ids each time."""
     return [
@@ -46,10 +49,7 @@ def with_ids(items: Iterable[Item], stem: str) -> list[Item]:
 
 
 def _shown(item: Item) -> Item:
-    if item["type"] == "compaction":
-        return {name: value for name, value in item.items() if name != "text"}
-    stateless = item["type"] in ("reasoning", "mcp_approval_response", "mcp_approval_request")
-    return item if stateless else {"status": "completed", **item}
+    return item if item["type"] in STATELESS else {"status": "completed", **item}
 
 
 @dataclass

@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field
 from orchestrator.api.conversation_view import ConversationView
 from orchestrator.api.inbound import Reader, Strict, validate
 from orchestrator.api.intake import new_id, unknown_conversation
-from orchestrator.api.listing import Page
+from orchestrator.api.listing import Page, told
 from orchestrator.api.open_calls import check_outputs, open_calls
 from orchestrator.api.response_items import AnyItem, normal, typed
 from orchestrator.api.response_request import Metadata
@@ -115,7 +115,7 @@ class Conversations:
         return Page(limit=len(added), order="asc").of(added)
 
     async def item(self, conversation: str, item_id: str, tenant: str = "") -> Item:
-        return _item(await self._view(conversation, tenant), item_id)
+        return told(_item(await self._view(conversation, tenant), item_id))
 
     async def delete_item(
         self, conversation: str, item_id: str, tenant: str = ""

@@ -12,6 +12,13 @@ from serving.errors import BadRequest
 Order = Literal["asc", "desc"]
 
 
+def told(item: Item) -> Item:
+    """An item as its client sees it: what a seal says is for the model."""
+    if item["type"] != "compaction":
+        return item
+    return {name: value for name, value in item.items() if name != "text"}
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """Which part of a list is wanted."""
@@ -31,7 +38,7 @@ class Page:
                     param="after",
                 )
             listed = listed[ids.index(self.after) + 1 :]
-        shown = listed[: self.limit]
+        shown = [*map(told, listed[: self.limit])]
         return {
             "object": "list",
             "data": shown,

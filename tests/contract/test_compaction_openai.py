@@ -115,6 +115,14 @@ async def test_a_conversation_takes_a_compaction_item_too(front: Front) -> None:
     items = await front.client.conversations.items.list(conversation.id, order="asc")
     assert items.data[0].type == "compaction"
     assert SUMMARY not in items.model_dump_json()
+    first, said = items.data[0].id or "", items.data[1].id or ""
+    alone = await front.client.conversations.items.retrieve(first, conversation_id=conversation.id)
+    assert SUMMARY not in alone.model_dump_json()
+    # It is still there for the model when another item has been deleted.
+    await front.client.conversations.items.delete(said, conversation_id=conversation.id)
+    await front.client.responses.create(model="desk", conversation=conversation.id, input="yes?")
+    texts = [message["content"] for message in messages(front)]
+    assert (SUMMARY in texts[1], "so?" in texts, texts[-1]) == (True, False, "yes?")
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,17 @@ WEATHER = {
         },
     },
 }
+ADD = {
+    "type": "function",
+    "name": "add",
+    "parameters": {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
 LONG = "The desk opens at nine and closes at six. " * 40
 
 
@@ -119,6 +130,28 @@ def test_an_agents_run_streams_its_events_and_its_later_turns_are_warm(
         assert turn["cached_tokens"] >= 0.8 * turn["prompt_tokens"], turns
     again = client.responses.retrieve(final.id)
     assert again.output == final.output
+
+
+def test_what_is_counted_before_is_what_the_engine_then_reads(client: openai.OpenAI) -> None:
+    for model, tools in (("small", []), ("small", [ADD]), ("clerk", [])):
+        asked: Any = {"model": model, "input": "Add two and three.", "tools": tools}
+        counted = client.responses.input_tokens.count(**asked)
+        response = client.responses.create(**asked, max_output_tokens=16)
+        first = response.model_dump()["warmloop"]["turns"][0]
+        assert counted.input_tokens == first["prompt_tokens"] > 20
+
+
+def test_a_summary_stands_for_what_was_compacted(client: openai.OpenAI) -> None:
+    said: Any = [
+        {"type": "message", "role": "user", "content": LONG},
+        {"type": "message", "role": "assistant", "content": "At nine."},
+    ]
+    window = client.responses.compact(model="small", input=said)
+    assert [item.type for item in window.output] == ["message", "compaction"]
+    again: Any = window.model_dump(mode="json", warnings=False)["output"]
+    response = client.responses.create(model="small", input=again, max_output_tokens=8)
+    assert response.usage is not None
+    assert response.usage.input_tokens > window.usage.output_tokens
 
 
 def test_a_prompt_over_the_context_is_a_400_that_says_so(client: openai.OpenAI) -> None:

@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from orchestrator.api import sealing
 from orchestrator.app import create_app
 from router.tenancy.keys import KeyFile
 from serving.config.model import SimulatorConfig
@@ -146,6 +147,8 @@ def cached_of(said: Any) -> int:
 EVERY_ROUTE = [
     *(("POST", path) for path in TURNS),
     ("POST", "/v1/responses"),
+    ("POST", "/v1/responses/compact"),
+    ("POST", "/v1/responses/input_tokens"),
     ("GET", "/v1/responses/resp_x"),
     ("GET", "/v1/responses/resp_x?stream=true"),
     ("POST", "/v1/responses/resp_x/cancel"),
@@ -191,7 +194,7 @@ async def test_every_route_that_was_tried_is_every_route_there_is(door: Door) ->
         return re.sub(r"\{[^}]*\}|resp_x|conv_x|item_x|big", "*", path.partition("?")[0])
 
     tried = {shape(path) for _, path in EVERY_ROUTE}
-    routes = (*door.app.forwarding.paths.values(), *(r.path for r in door.app._inner.routes))
+    routes = (*door.app.forwarding.paths.values(), *(r.path for r in door.app.inner.routes))
     there = {shape(path) for path in routes}
     assert there - tried == {"/health", "/ready", "/metrics"}
 
@@ -394,6 +397,24 @@ async def test_a_conversation_is_there_for_its_tenant_only(door: Door) -> None:
         for other in ("bolt", "operator"):
             assert (await door.ask(other, method, path, sent))[0] == 404
     assert (await door.get("acme", f"{where}/items"))[1] == items
+
+
+async def test_what_was_compacted_is_of_use_to_its_tenant_only(door: Door) -> None:
+    asked = {"model": "big", "input": "The safe opens with 4711."}
+    status, window = await door.post("acme", "/v1/responses/compact", asked)
+    assert status == 200
+    again = {"model": "big", "input": window["output"]}
+    assert (await door.post("acme", "/v1/responses", again))[0] == 200
+    status, said = await door.post("bolt", "/v1/responses", again)
+    assert (status, said["error"]["param"]) == (400, "input[1].encrypted_content")
+    for key in (sealing.open_to_all("acme"), sealing.open_to_all("")):
+        with pytest.raises(sealing.BadSeal):
+            sealing.opened(window["output"][1]["encrypted_content"], key)
+    response = (await door.post("acme", "/v1/responses", {"model": "big", "input": "hi"}))[1]
+    for path in ("/v1/responses/compact", "/v1/responses/input_tokens"):
+        other = {"model": "big", "input": "hi", "previous_response_id": response["id"]}
+        status, said = await door.post("bolt", path, other)
+        assert (status, said["error"]["code"]) == (400, "previous_response_not_found")
 
 
 async def test_an_idempotency_key_is_one_tenants_own(door: Door) -> None:
