@@ -1,6 +1,6 @@
 """Orders to a running cluster, as files in the stack's folder: one machine, one user, no port.
 
-    warmloop restart ── DIR/commands/ID.json ──▶ serving.cluster.run
+    warmloop restart ── DIR/commands/ID.json ──▶ serving.cluster
                     ◀── DIR/commands/ID.log  ──  lines of JSON: {"text": ..., "end": ""}
                                                  the last one's `end` is "done" or "failed"
 

@@ -339,6 +339,6 @@ def main() -> None:
         signal.signal(signal.SIGUSR1, lambda *_: simulator.engine.hang())
         asyncio.run(serve(simulator, args.host, args.port, config.start_s, args.kv_events_config))
     except (ValueError, OSError) as error:
-        parser.exit(1, f"serving.simulator.server: {error}\n")
+        parser.exit(1, f"serving.simulator: {error}\n")
     except KeyboardInterrupt:
         pass

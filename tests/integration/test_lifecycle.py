@@ -73,7 +73,7 @@ def engines(up: Stack, model: str, state: str = "ready") -> dict[str, dict[str, 
 
 def process(up: Stack, engine: dict[str, Any]) -> psutil.Process:
     port = engine["url"].rpartition(":")[2]
-    return eventually(lambda: up.process("serving.simulator.server", "--port", port), "its process")
+    return eventually(lambda: up.process("serving.simulator", "--port", port), "its process")
 
 
 def standing(up: Stack, model: str, count: int = 1) -> dict[str, dict[str, Any]]:
@@ -333,7 +333,7 @@ def test_a_killed_replica_is_replaced_though_it_dies_while_its_engine_starts(
     try:
         for _ in range(4):
             worker = eventually(lambda: replica_of(up, "solo"), "a replica")
-            eventually(lambda: below(worker, "serving.simulator.server"), "its engine starts")  # noqa: B023
+            eventually(lambda: below(worker, "serving.simulator"), "its engine starts")  # noqa: B023
             mine = worker.children(recursive=True)
             worker.kill()
             eventually(lambda: not any(p.is_running() for p in mine), "its engine ended too")  # noqa: B023
@@ -344,7 +344,7 @@ def test_a_killed_replica_is_replaced_though_it_dies_while_its_engine_starts(
 
 def replica_of(up: Stack, model: str) -> psutil.Process | None:
     """Ray's worker for a replica of this model (its title hides its environment)."""
-    cluster = up.process("serving.cluster.run")
+    cluster = up.process("serving.cluster")
     for process in cluster.children(recursive=True) if cluster else ():
         if f"ray::ServeReplica:{model}:" in " ".join(command_line(process)):
             return process
@@ -370,7 +370,7 @@ def command_line(process: psutil.Process) -> list[str]:
 
 async def test_a_sigkill_of_the_cluster_under_load_leaves_no_process(up: Stack) -> None:
     """The last one here: the stack ends."""
-    cluster = up.process("serving.cluster.run")
+    cluster = up.process("serving.cluster")
     assert cluster is not None
     below_it = cluster.children(recursive=True)
     assert len(below_it) > 15

@@ -32,7 +32,7 @@ def engines(made: Stack) -> list[psutil.Process]:
             line = process.cmdline()
         except psutil.Error:
             continue
-        if "serving.simulator.server" in line and not any("guardian" in part for part in line):
+        if "serving.simulator" in line and not any("guardian" in part for part in line):
             found.append(process)
     return found
 

@@ -82,7 +82,7 @@ class Owned:
         return found
 
     def engine_process(self, engine: Engine) -> psutil.Process:
-        return self.find("serving.simulator.server", f"--port {engine.url.rpartition(':')[2]} ")
+        return self.find("serving.simulator", f"--port {engine.url.rpartition(':')[2]} ")
 
 
 def command_line(process: psutil.Process) -> list[str]:

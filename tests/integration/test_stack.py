@@ -69,7 +69,8 @@ def test_a_run_survives_the_front_doors_sigkill_and_repeats_only_what_may_be_rep
     with stack(tmp_path, models=SIMULATED, agents={"clerk": AGENT}) as made:
         made.extra_env["WARMLOOP_TEST_LEDGER"] = str(ledger)
         url = made.up()
-        engines = {p.pid for p in made.processes() if "serving.simulator.server" in p.cmdline()}
+        engines = {p.pid for p in made.processes() if "serving.simulator" in p.cmdline()}
+        assert engines
         hold.touch()
         question = script(
             call("charge", amount=7), call("ship", order="A1"), call("reply", text="all done")
@@ -86,7 +87,7 @@ def test_a_run_survives_the_front_doors_sigkill_and_repeats_only_what_may_be_rep
         assert lines(ledger).count("charge 7") == 1
         keys = {line.split()[1] for line in lines(ledger) if line.startswith("ship-begin")}
         assert len(keys) == 1, "the repeated call has the same key"
-        still = {p.pid for p in made.processes() if "serving.simulator.server" in p.cmdline()}
+        still = {p.pid for p in made.processes() if "serving.simulator" in p.cmdline()}
         assert still == engines, "the engines stayed up"
         assert made.run("down", "-c", str(made.config)).returncode == 0
         gone(made)

@@ -240,7 +240,7 @@ def engine_ports(node: Node) -> set[str]:
     for process in node.processes():
         with suppress(psutil.Error):
             line = process.cmdline()
-            if "serving.simulator.server" in line and "--port" in line:
+            if "serving.simulator" in line and "--port" in line:
                 ports.add(line[line.index("--port") + 1])
     return ports
 
