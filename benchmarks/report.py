@@ -135,7 +135,7 @@ def made(result: Result | None, ages: Mapping[str, str]) -> Html:
         class_="soft",
     )
     warnings = [ages.get(result.entry.name, "")]
-    if run.machine.busy:
+    if result.busy:
         warnings.append(
             f"Others used the machine when it began (load {run.machine.load_before:g} on "
             f"{run.machine.cores} cores): its times and rates say little. Measure it again alone."
@@ -153,17 +153,18 @@ def what_to_change(results: Results, found: Sequence[Advice]) -> Html:
             tag(
                 "li",
                 tag("span", said, class_=f"kind {style}"),
-                tag("p", tag("b", each.found), " ", prose(each.do), *_doubt(results, each.by)),
+                tag("p", tag("b", each.found), " ", prose(each.do), *_doubt(results, each)),
             )
         )
     note = "Derived by plain rules: benchmarks/report_cost_rules.py and report_time_rules.py."
     return join([tag("ol", *items, class_="advice"), tag("p", note, class_="soft")])
 
 
-def _doubt(results: Results, name: str) -> list[object]:
-    """Where the advice goes by figures of a busy machine."""
-    run = latency_of(results) if name == "latency" else results.of(name)
-    if run is None or not run.envelope.machine.busy:
+def _doubt(results: Results, said: Advice) -> list[object]:
+    """Where the advice goes by times of a busy machine."""
+    runs = {"latency": latency_of(results), "cost": cost_of(results)}
+    run = runs.get(said.by) or results.of(said.by)
+    if run is None or not said.timed or not run.busy:
         return []
     return [" ", tag("span", "Measured on a busy machine: measure again first.", class_="look")]
 
@@ -184,7 +185,7 @@ def held(results: Results) -> Html:
         else:
             said = tag("span", "reached", class_="good")
         limit = f"{'≤' if bar.at_most else '≥'} {number(bar.limit)}"
-        if run.envelope.machine.busy:
+        if run.busy:
             said = join([said, tag("span", ", busy machine", class_="look")])
         measured = number(bar.value)
         if bar.value is not None and bar.value != bar.limit and measured == number(bar.limit):

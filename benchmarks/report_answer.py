@@ -37,6 +37,7 @@ from benchmarks.report_words import (
     sessions,
     shares,
     times,
+    usd,
 )
 
 STEPS = {
@@ -57,7 +58,7 @@ def answer(result: Result | None) -> Html:
         than = join([" instead of ", dollars(own.naive.usd), ": ", tag("b", times(own.factor))])
     else:
         than = join([": no less than naively, ", dollars(own.naive.usd)])
-    machine = f"{cost.machine.name} at {number(cost.machine.usd_per_hour)} USD an hour, kept busy"
+    machine = f"{cost.machine.name} at {usd(cost.machine.usd_per_hour)} an hour, kept busy"
     hosted = [account.factor for account in cost.accounts[1:]]
     under = f"Under hosted prices: {number(min(hosted))} to {times(max(hosted))}." if hosted else ""
     return join(

@@ -44,23 +44,17 @@ def quality(evidence: Evidence) -> Iterator[Advice]:
     if evidence.cost is None:
         return
     naive, best = evidence.cost.own.naive, evidence.cost.own.best
-    kept = best.right / naive.right if naive.right else 1.0
-    said = f"{best.right:,} answers are right where the large model alone has {naive.right:,}"
-    if kept < QUALITY:
+    said = f"{best.right:,} answers are right; the large model alone has {naive.right:,}"
+    if naive.right and best.right / naive.right < QUALITY:
         yield Advice(
             "change",
-            f"{said}: {percent(kept)} of them.",
+            f"{said}: {percent(best.right / naive.right)}.",
             "Raise `tiers.quality_floor`, or report what was right to /v1/warmloop/outcomes, so "
             "that the policy learns where the small model fails.",
             "cost",
         )
     else:
-        yield Advice(
-            "keep",
-            f"{said}: {percent(kept)} of them.",
-            "The saving is not bought with errors.",
-            "cost",
-        )
+        yield Advice("keep", f"{said}.", "The saving is not bought with errors.", "cost")
 
 
 def frontier_share(evidence: Evidence) -> Iterator[Advice]:
@@ -148,6 +142,7 @@ def own_or_hosted(evidence: Evidence) -> Iterator[Advice]:
             "pause.",
             "Ask a hosted API, or run on a faster machine.",
             "cost",
+            timed=machine.measured,
         )
         return
     whole = (
@@ -161,6 +156,7 @@ def own_or_hosted(evidence: Evidence) -> Iterator[Advice]:
         f"{percent(easy.share, 1)} to {percent(hard.share, 1)} of what it can do.",
         "Below that ask a hosted API; a machine that idles half of the time costs twice as much.",
         "cost",
+        timed=machine.measured,
     )
 
 

@@ -25,6 +25,8 @@ class Advice:
     do: str
     by: str
     """Whose figure it is."""
+    timed: bool = False
+    """It goes by times: on a busy machine it says little."""
 
 
 @dataclass(frozen=True, slots=True)

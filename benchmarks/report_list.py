@@ -27,6 +27,8 @@ class Entry:
     """The form of its figures (report_figures); empty: they are shown as they are."""
     drawn: tuple[str, ...] = ()
     """Fields of such figures that bars show."""
+    timed: bool = True
+    """Whether others' work on the machine changes its figures; not so in virtual time."""
 
     def is_of(self, benchmark: str, part: str, configuration: Mapping[str, Any]) -> bool:
         if (benchmark, part) != (self.benchmark, self.part):
@@ -55,6 +57,7 @@ ENTRIES: tuple[Entry, ...] = (
         ("router", "benchmarks/cost*.py", "benchmarks/prices"),
         when=("offline", True),
         figures="cost",
+        timed=False,
     ),
     Entry(
         "latency",
@@ -102,6 +105,7 @@ ENTRIES: tuple[Entry, ...] = (
         ("router", "benchmarks/capacity*.py"),
         figures="capacity",
         drawn=("tasks_a_day", "usd_a_task"),
+        timed=False,
     ),
     Entry(
         "orchestrator-steps",
@@ -154,6 +158,7 @@ ENTRIES: tuple[Entry, ...] = (
         _bench("routing --json out/routing.json"),
         ("router", "serving/simulator", "benchmarks/routing*.py"),
         drawn=("hits", "mean_ttft_s"),
+        timed=False,
     ),
     Entry(
         "routing-memory",
@@ -162,6 +167,7 @@ ENTRIES: tuple[Entry, ...] = (
         _bench("routing --memory --json out/routing-memory.json"),
         ("router", "benchmarks/routing*.py"),
         part="memory",
+        timed=False,
     ),
     Entry(
         "replicas",
@@ -185,6 +191,7 @@ ENTRIES: tuple[Entry, ...] = (
         "Does choosing between two models keep quality and save money?",
         _bench("tiers"),
         ("router", "benchmarks/tiers*.py"),
+        timed=False,
     ),
     Entry(
         "fairness",
@@ -193,6 +200,7 @@ ENTRIES: tuple[Entry, ...] = (
         _bench("fairness"),
         ("router", "serving/simulator", "benchmarks/fairness.py"),
         drawn=("p99_s",),
+        timed=False,
     ),
     Entry(
         "parked",
@@ -207,6 +215,7 @@ ENTRIES: tuple[Entry, ...] = (
         "SIGKILL at random moments: is anything lost, doubled or stuck?",
         _bench("kills --json out/kills.json"),
         ("orchestrator", "benchmarks/kills*.py"),
+        timed=False,
     ),
     Entry(
         "tool_validity",

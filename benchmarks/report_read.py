@@ -92,6 +92,11 @@ class Result:
     envelope: Envelope
     file: str
 
+    @property
+    def busy(self) -> bool:
+        """Somebody else's work was beside it, and it matters."""
+        return self.entry.timed and self.envelope.machine.busy
+
 
 @dataclass(frozen=True)
 class Results:

@@ -55,6 +55,7 @@ def waiting(evidence: Evidence) -> Iterator[Advice]:
                 f"With {sessions(case.sessions)} {percent(share)} of a warm turn is waiting.",
                 "Add `replicas`, or raise `max_running` where the engine has memory for more.",
                 "latency",
+                timed=True,
             )
             return
 
@@ -68,12 +69,14 @@ def stack_share(evidence: Evidence) -> Iterator[Advice]:
         said = f"The stack adds {percent(each.share.value, 1)} ({interval}) to a warm turn."
         if each.share.low > STACK:
             do = "Look which of its parts it is; a slow disk shows under `to begin` and `to ask`."
-            yield Advice("change", said, do, "latency")
+            yield Advice("change", said, do, "latency", timed=True)
         elif each.share.high > STACK or each.share.high < 0:
             do = "Few pairs, or a busy machine: `--again` with more of them makes this narrower."
-            yield Advice("again", said, do, "latency")
+            yield Advice("again", said, do, "latency", timed=True)
         else:
-            yield Advice("keep", said, "Durability and routing cost next to nothing.", "latency")
+            yield Advice(
+                "keep", said, "Durability and routing cost next to nothing.", "latency", timed=True
+            )
 
 
 def going_cold(evidence: Evidence) -> Iterator[Advice]:
@@ -88,6 +91,7 @@ def going_cold(evidence: Evidence) -> Iterator[Advice]:
             f"({seconds(cold.whole_at_p50)} against {seconds(warm.whole_at_p50)}).",
             "So sessions should stay on their replica: one that moves or is evicted pays again.",
             "latency",
+            timed=True,
         )
 
 
@@ -100,6 +104,7 @@ def knee(evidence: Evidence) -> Iterator[Advice]:
         f"The server takes {number(rate)} new sessions a second before answers are late.",
         "Plan for less than that; what is above it waits or is refused. Replicas move it up.",
         "load",
+        timed=True,
     )
 
 

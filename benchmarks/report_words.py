@@ -65,7 +65,12 @@ def times(factor: float) -> str:
 
 def dollars(usd_a_task: float) -> str:
     """For a thousand tasks."""
-    return number(1000 * usd_a_task, "USD")
+    return usd(1000 * usd_a_task)
+
+
+def usd(value: float) -> str:
+    """With its cents, where these matter."""
+    return f"{value:,.2f} USD" if 0.1 <= value < 100 else number(value, "USD")
 
 
 def seconds(value: float | None) -> str:

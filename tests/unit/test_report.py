@@ -194,9 +194,10 @@ def test_the_first_lines_say_what_a_task_costs_why_and_what_to_change(both: Path
     text = Seen(page(both)).text
     head = text[: text.index("under which prices")]
     assert (
-        "A thousand tasks cost 2 USD on your own machine instead of 20 USD: 10 times less" in head
+        "A thousand tasks cost 2.00 USD on your own machine instead of 20.00 USD: 10 times less"
+        in head
     )
-    assert "a card at 2 USD an hour" in head
+    assert "a card at 2.00 USD an hour" in head
     assert "15 turns" in head
     assert "prefix cache \N{MINUS SIGN}75%, routing \N{MINUS SIGN}60%" in head
     assert "28 of 30 answers are right (97%); naively 29" in head
@@ -348,6 +349,16 @@ def test_a_busy_machine_is_said_where_its_figures_stand(tmp_path: Path) -> None:
     text = Seen(page(tmp_path)).text
     assert "Others used the machine when it began (load 7.5 on 2 cores)" in text
     assert "Measured on a busy machine: measure again first." in text
+
+
+def test_what_a_busy_machine_does_not_change_is_not_doubted(tmp_path: Path) -> None:
+    whole = envelope("cost", cost_figures(), configuration={"offline": True})
+    whole["machine"]["load_before"] = 7.5
+    write(tmp_path, "cost.json", whole)
+    text = Seen(page(tmp_path)).text
+    assert "90% of the prompt tokens are found" in text
+    assert "busy machine" not in text
+    assert "Others used the machine" not in text
 
 
 def test_figures_older_than_their_code_are_said_to_be(both: Path) -> None:
