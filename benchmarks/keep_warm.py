@@ -60,6 +60,7 @@ SIMULATED = {
     "prefill_tokens_per_s": 1200,
     "decode_tokens_per_s": 50,
 }
+CONTEXT_TOKENS = 3584
 PAUSE_S = 12.0
 LIVES_S = 4.0
 OTHERS_AT_S = (0.5, 3.0, 5.5, 8.0)
@@ -232,11 +233,11 @@ async def bench(url: str, kind: str, model: ModelConfig) -> AsyncIterator[Bench]
 def model_of(kind: str) -> ModelConfig:
     if kind == "simulated":
         return ModelConfig.model_validate(
-            {"engine": "simulated", "context_tokens": 4096, "simulator": SIMULATED}
+            {"engine": "simulated", "context_tokens": CONTEXT_TOKENS, "simulator": SIMULATED}
         )
     flags = ("--num-gpu-blocks-override", str(BLOCKS))
     known = engines.model_of(STACK, NAME)
-    return known.model_copy(update={"context_tokens": 4096, "extra_args": flags})
+    return known.model_copy(update={"context_tokens": CONTEXT_TOKENS, "extra_args": flags})
 
 
 async def measured(kind: str, rounds: int) -> list[Sample]:

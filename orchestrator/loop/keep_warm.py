@@ -85,7 +85,14 @@ def _may(state: State, run: Run, keep: KeepWarmConfig) -> bool:
         and state.turn_tokens >= keep.least_tokens
         and bool(state.history)
         and isinstance(state.history[-1], ModelResult)
+        and not any(_ends_response(run, each) for each in run.calls.values())
     )
+
+
+def _ends_response(run: Run, open_call: OpenCall) -> bool:
+    """A person or the client has the word: the next turn is a later response's."""
+    waits = open_call.approval == "asked" or open_call.call.name in run.client_tools
+    return open_call.result is None and waits
 
 
 def _left_usd(state: State, run: Run, keep: KeepWarmConfig, limits: AgentLimits) -> float:
@@ -125,6 +132,4 @@ def _end_of(open_call: OpenCall, now: float, takes_s: float | None) -> float | N
         return open_call.timer.until
     if open_call.failed is not None:
         return open_call.failed.retry_at + (takes_s or 0.0)
-    if open_call.approval == "asked" or takes_s is None:
-        return None
-    return (open_call.began_at or now) + takes_s
+    return None if takes_s is None else (open_call.began_at or now) + takes_s

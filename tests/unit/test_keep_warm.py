@@ -18,6 +18,7 @@ from orchestrator.journal.memory import MemoryJournal
 from orchestrator.loop import context_rules, keep_warm
 from orchestrator.loop.events import (
     AnyEvent,
+    ApprovalRequested,
     Call,
     ConversationStarted,
     ModelIntent,
@@ -171,6 +172,17 @@ def test_touches_of_one_pause_are_bounded_and_the_next_one_has_its_own() -> None
     )
     fold(state, again)
     assert when(state, T0 + 301) == pytest.approx(T0 + 301 + 80)
+
+
+def test_where_a_person_has_the_word_or_the_client_nothing_is_done() -> None:
+    asked = ApprovalRequested(1, "c1", "mcpr_1", T0)
+    state = paused(began(), asked, names=("dig", "sell"))
+    assert when(state) is None
+    assert when(paused(began(), names=("dig", "sell"))) == T0 + 80
+    state = paused(began(), names=("dig", "theirs"))
+    assert state.run is not None
+    state.run.client_tools = frozenset({"theirs"})
+    assert when(state) is None
 
 
 def test_short_prompts_are_not_worth_it() -> None:
