@@ -171,10 +171,13 @@ class Model:
         front = self.rates.front
         own, endless = self.most(), self.most(endless=True)
 
-        def alone(turns_per_s: float) -> float:
-            return self._at(turns_per_s / replicas).agents * replicas
+        idle, at = self.load(1e-3), self.load(max(own, 1e-3))
 
-        at = self.load(max(own, 1e-3))
+        def alone(turns_per_s: float) -> float:
+            """Where engines could not do it, as if nobody waited for them."""
+            agents = self._at(turns_per_s / replicas).agents * replicas
+            return agents if math.isfinite(agents) else turns_per_s * idle.cycle_s
+
         limits = {
             "KV memory": own * replicas,
             "prefill": endless * replicas,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,14 @@ from benchmarks.harness.show import OTHERS, OURS, picture, table
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_PARTS = {"place": "tab:orange", "books": "tab:blue", "identify": "tab:gray", "timers": "tab:red"}
+_RESOURCES = {
+    "KV memory": "tab:blue",
+    "prefill": "tab:green",
+    "slots": "tab:gray",
+    "front door": "tab:red",
+    "journal": "tab:purple",
+    "sessions": "tab:brown",
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def formulas(console: Console, answer: Answer) -> None:
     limits = [
         [
             f"{each.replicas:,}",
-            *(_most(each.limits.get(n)) for n in names),
+            *(f"{each.limits[n]:,.0f}" if n in each.limits else "" for n in names),
         ]
         for each in answer.clusters
     ]
@@ -94,13 +100,6 @@ def formulas(console: Console, answer: Answer) -> None:
     columns = ["turns", "hits", "agents", "USD a task", "agents, no objective", "TTFT s", "USD"]
     title = "One replica, where a share of turns finds nothing of its own prefix"
     console.print(table(title, columns, lower))
-
-
-def _most(agents: float | None) -> str:
-    """Without end where the engines are full long before."""
-    if agents is None:
-        return ""
-    return f"{agents:,.0f}" if math.isfinite(agents) else "no limit"
 
 
 def _row(first: str, each: Capacity) -> list[str]:
@@ -224,9 +223,10 @@ def draw(answer: Answer, found: Swept, path: Path) -> None:
 
 def _limits(panel: Axes, answer: Answer) -> None:
     sizes = [each.replicas for each in answer.clusters]
-    for name in answer.clusters[0].limits:
-        values = [each.limits.get(name, float("nan")) for each in answer.clusters]
-        panel.plot(sizes, values, "--", linewidth=1, label=name)
+    for name, colour in _RESOURCES.items():
+        if name in answer.clusters[0].limits:
+            values = [each.limits.get(name, float("nan")) for each in answer.clusters]
+            panel.plot(sizes, values, "--", linewidth=1.2, color=colour, label=name)
     agents = [each.agents for each in answer.clusters]
     panel.plot(sizes, agents, "o-", color=OURS, linewidth=2.5, label="live agents served")
     _log(panel, "replicas")
@@ -237,9 +237,9 @@ def _limits(panel: Axes, answer: Answer) -> None:
 def _cost(panel: Axes, answer: Answer) -> None:
     names = [f"{each.replicas:,}" for each in answer.clusters]
     drawn = panel.bar(names, [each.usd_a_task for each in answer.clusters], color=OURS)
-    said = [f"{each.tasks_a_day:,.0f}\ntasks a day" for each in answer.clusters]
+    said = [f"{e.tasks_a_day:,.0f}\na day;\n{e.binds}\nbinds" for e in answer.clusters]
     panel.bar_label(drawn, said, fontsize=8, padding=2)
-    panel.margins(y=0.2)
+    panel.margins(y=0.3)
     panel.set_xlabel("replicas", fontsize=8)
     panel.set_title("USD a task, at capacity day and night", fontsize=10, loc="left")
 

@@ -238,7 +238,8 @@ class Cluster(BaseModel):
     agents: int
     binds: str
     tasks_a_day: float
-    usd_a_task: float
+    usd_a_task: float | None
+    """None where it serves nobody."""
 
 
 class Capacity(BaseModel):

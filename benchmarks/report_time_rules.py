@@ -111,7 +111,7 @@ def knee(evidence: Evidence) -> Iterator[Advice]:
 _BINDS = {
     "prefill": "A better hit rate or a faster engine moves it up, and so do replicas.",
     "slots": "Raise `max_running` where the engine has memory for more.",
-    "kv": "More `kv_cache_gib`, or shorter conversations (`context.strategy`).",
+    "KV memory": "More `kv_cache_gib`, or shorter conversations (`context.strategy`).",
     "front door": "More front doors share the load (`front.peers`).",
     "journal": "A faster disk, or PostgreSQL (`journal.url`).",
 }
