@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import fnmatch
+import signal
 import subprocess
 import sys
 import time
@@ -41,7 +42,7 @@ from benchmarks.agents_attempt import Attempt, Limits
 from benchmarks.agents_run import Asker, ask_all
 from benchmarks.agents_tasks import Task
 from benchmarks.harness import show
-from benchmarks.harness.run import Run, conclude
+from benchmarks.harness.run import Run, conclude, out_folder
 from orchestrator import supervisor
 from orchestrator.commands.console import key_header
 from serving.config import stack_file
@@ -82,7 +83,7 @@ def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--report-outcomes", action="store_true", help="tell the stack what was right: auto learns"
     )
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for JSON and PNG")
+    parser.add_argument("--out", type=out_folder, default=Path("out"), help="for JSON and PNG")
     options = parser.parse_args(arguments)
     sources = sum(each is not None for each in (options.url, options.config, options.recorded))
     if not options.list and sources != 1:
@@ -139,11 +140,13 @@ def stack_of(options: argparse.Namespace) -> Iterator[str]:
         if options.policies:
             config = Path(folder) / "stack.yaml"
             config.write_text(yaml.safe_dump(with_policies(stack, options.policies)))
-        _warmloop("up", "--detach", "-c", str(config))
         try:
+            _warmloop("up", "--detach", "-c", str(config))
             yield supervisor.find(stack.name).url
         finally:
-            _warmloop("down", "-c", str(config))
+            # It may have begun, too, where `up` was cut short.
+            if any(run.name == stack.name for run in supervisor.running()):
+                _warmloop("down", "-c", str(config))
 
 
 def _warmloop(*arguments: str) -> None:
@@ -268,4 +271,9 @@ def shown(attempts: Sequence[Attempt], out: Path, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Whoever ends it politely ends it as Ctrl-C does: with its report, and without its stack.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

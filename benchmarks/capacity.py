@@ -37,7 +37,7 @@ from benchmarks.capacity_model import Goal, Model
 from benchmarks.capacity_rates import Rates
 from benchmarks.capacity_show import Answer, Lower
 from benchmarks.capacity_sweep import PARTS, SIZES, Wanted
-from benchmarks.harness.run import Run, conclude
+from benchmarks.harness.run import Run, conclude, out_folder
 from benchmarks.harness.show import console as console_of
 from benchmarks.routing_scenarios import MOST_THINK_S
 from benchmarks.routing_synthetic import synthetic
@@ -168,7 +168,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--largest", type=int, default=SIZES[-1], help="replicas simulated")
     parser.add_argument("--tasks", type=int, default=1_000_000)
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for JSON and PNG")
+    parser.add_argument("--out", type=out_folder, default=Path("out"), help="for JSON and PNG")
     options = parser.parse_args(arguments)
     for name in ("ttft_s", "doors", "largest", "tasks", "usd_per_hour"):
         given = getattr(options, name)

@@ -33,7 +33,7 @@ from benchmarks.cost_ledger import Account
 from benchmarks.cost_prices import Machine, PriceList, Speed
 from benchmarks.cost_report import Found
 from benchmarks.harness.bars import Bar
-from benchmarks.harness.run import Run, conclude
+from benchmarks.harness.run import Run, conclude, out_folder
 from benchmarks.harness.show import console as console_of
 from serving.errors import ConfigError, WarmloopError
 from serving.tables.base import Tier
@@ -159,7 +159,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--adapter", type=Path, metavar="FOLDER", help="LoRA of the small model")
     parser.add_argument("--prices", type=Path, default=cost_prices.FOLDER, metavar="FOLDER")
     parser.add_argument("--usd-per-hour", type=float, help="of one's own machine")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for JSON and PNG")
+    parser.add_argument("--out", type=out_folder, default=Path("out"), help="for JSON and PNG")
     options = parser.parse_args(arguments)
     options.profile = options.profile or ("gpu" if options.offline else "cpu")
     if options.tasks is None:

@@ -30,7 +30,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.harness.bars import Bar
-from benchmarks.harness.run import Run, conclude
+from benchmarks.harness.run import Run, conclude, out_folder
 from benchmarks.harness.show import console as console_of
 from benchmarks.harness.show import picture, table
 from benchmarks.harness.stats import percentile
@@ -256,7 +256,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fairness")
     parser.add_argument("--quick", action="store_true", help="one seed, two minutes of time")
-    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--out", type=out_folder, default=Path("out"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     console, run = console_of(110), Run("fairness", options)

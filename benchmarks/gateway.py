@@ -30,7 +30,7 @@ from benchmarks import gateway_speed as speed
 from benchmarks import gateway_stay as stay
 from benchmarks.gateway_doors import LAUNCHERS, OURS, YARDSTICK, Door, child, door, missing
 from benchmarks.harness.bars import Bar
-from benchmarks.harness.run import Run, conclude
+from benchmarks.harness.run import Run, conclude, out_folder
 from benchmarks.harness.show import console as console_of
 from benchmarks.harness.show import table
 
@@ -156,7 +156,7 @@ def main() -> int:
     )
     parser.add_argument("what", nargs="*", metavar="speed|shared|killed", help="default: all")
     parser.add_argument("--rounds", type=int, default=10, help="of speed; more are steadier")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for JSON and PNG")
+    parser.add_argument("--out", type=out_folder, default=Path("out"), help="for JSON and PNG")
     options = parser.parse_args()
     if unknown := set(options.what) - {*MODES}:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; valid: {', '.join(MODES)}")

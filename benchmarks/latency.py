@@ -33,7 +33,7 @@ from rich.progress import Progress
 
 from benchmarks.engines import engine, model_of
 from benchmarks.harness.bars import Bar
-from benchmarks.harness.run import ROOT, Run, conclude
+from benchmarks.harness.run import ROOT, Run, conclude, out_folder
 from benchmarks.harness.show import console as console_of
 from benchmarks.latency_figures import (
     Case,
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=32)
     parser.add_argument("--again", type=int, default=2)
     parser.add_argument("--head", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--out", type=out_folder, default=Path("out"))
     options = parser.parse_args(arguments)
     for name in ("rounds", "again", "head"):
         if getattr(options, name) < 1:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks import load
 from benchmarks.engines import engine, model_of
+from benchmarks.harness.run import out_folder
 from benchmarks.harness.stats import by_turns
 from benchmarks.load_workload import Dialogue, Shape, Synthetic
 from serving.engines.environment import interpreter
@@ -171,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompt-tokens", type=int, default=150)
     parser.add_argument("--answer-tokens", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("out/load-beside"))
+    parser.add_argument("--out", type=out_folder, default=Path("out/load-beside"))
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     pairs = asyncio.run(measure(options))

@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from benchmarks import load_arrivals as arrivals
+from benchmarks.harness.run import out_folder
 from benchmarks.load_client import Target
 from benchmarks.load_outside import HARNESSES
 from benchmarks.load_workload import Shape
@@ -84,7 +85,7 @@ def parser(about: str) -> argparse.ArgumentParser:
     add("--events", type=Path, metavar="FILE", help="times of all events, one request a line")
     add("--outside", nargs="+", metavar=("HARNESS", "FILE"), help="vllm-bench and its results")
     add("--ours", nargs="+", type=Path, metavar="FILE", help="default: the one made now")
-    add("--out", type=Path, default=Path("out"), help="folder for JSON and PNG")
+    add("--out", type=out_folder, default=Path("out"), help="for JSON and PNG")
     return made
 
 

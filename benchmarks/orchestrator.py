@@ -32,7 +32,7 @@ from rich.progress import Progress
 
 from benchmarks import orchestrator_plot as plot
 from benchmarks.harness.bars import Bar
-from benchmarks.harness.run import ROOT, Run, conclude
+from benchmarks.harness.run import ROOT, Run, conclude, out_folder
 from benchmarks.harness.show import console as console_of
 from benchmarks.harness.show import table
 
@@ -188,7 +188,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=15, help="of each conversation")
     parser.add_argument("--rival-steps", type=int, default=2, help="the others', at once")
     parser.add_argument("--turns", type=int, default=5, help="of each of the agents")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for JSON and PNG")
+    parser.add_argument("--out", type=out_folder, default=Path("out"), help="for JSON and PNG")
     options = parser.parse_args()
     if unknown := set(options.what) - {*MODES}:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; valid: {', '.join(MODES)}")

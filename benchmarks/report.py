@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.harness.html import Html, join, number, page, prose, table, tag
+from benchmarks.harness.run import out_folder
 from benchmarks.report_advice import advice
 from benchmarks.report_answer import (
     answer,
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("results", nargs="*", type=Path, metavar="RESULTS")
-    parser.add_argument("--out", type=Path, default=Path("out"), metavar="FOLDER")
+    parser.add_argument("--out", type=out_folder, default=Path("out"), metavar="FOLDER")
     options = parser.parse_args(arguments)
     try:
         results = read(options.results or [Path("out")])

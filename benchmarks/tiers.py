@@ -27,7 +27,7 @@ from rich.progress import Progress
 
 from benchmarks import tiers_answers, tiers_live, tiers_plot, tiers_recorded, tiers_sessions
 from benchmarks.harness.bars import Bar
-from benchmarks.harness.run import Run, conclude
+from benchmarks.harness.run import Run, conclude, out_folder
 from benchmarks.harness.show import console as console_of
 from benchmarks.harness.show import table
 from benchmarks.tiers_live import Way
@@ -191,7 +191,7 @@ def main() -> int:
     parser.add_argument("--splits", type=int, default=40)
     parser.add_argument("--config", type=Path, default=Path("configs/cpu.yaml"))
     parser.add_argument("--live", action="store_true", help="also two real models; minutes")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for JSON and PNG")
+    parser.add_argument("--out", type=out_folder, default=Path("out"), help="for JSON and PNG")
     options = parser.parse_args()
     if options.splits < 4:
         parser.error("--splits: at least 4 are needed")

@@ -115,6 +115,15 @@ class Run:
         path.write_text(text + "\n", encoding="utf-8")
 
 
+def out_folder(text: str) -> Path:
+    """The type of `--out`: a folder, if only it can be made. Else it is told before the work."""
+    path = Path(text)
+    for part in (path, *path.parents):
+        if part.exists() and not part.is_dir():
+            raise argparse.ArgumentTypeError(f"{str(part)!r} is a file; give a folder")
+    return path
+
+
 def conclude(console: Console, bars: Sequence[Bar], out: Path | None = None) -> int:
     """A benchmark's last lines: each bar, the machine, where the files are. Returns 1 if a bar is
     missed, else 0."""

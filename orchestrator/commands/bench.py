@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -65,11 +66,14 @@ def run(name: str, arguments: Sequence[str]) -> int:
     if name not in names:
         raise ConfigError(f"bench: {name!r} is no benchmark; {nearest(name, names)}")
     with subprocess.Popen([sys.executable, "-m", f"benchmarks.{name}", *arguments]) as child:
+        before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
         try:
             return child.wait()
         except KeyboardInterrupt:  # the terminal has told the child, too: it ends by itself
             child.wait()
             raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _is_part(path: Path) -> bool:

@@ -19,6 +19,7 @@ import pytest
 from benchmarks import agents
 from benchmarks.agents_run import instructions
 from benchmarks.agents_tasks import SAY, load
+from orchestrator import supervisor
 from orchestrator.agents import Agents
 from orchestrator.api.intake import Intake
 from orchestrator.api.routes import build_routes
@@ -253,3 +254,15 @@ def test_a_stack_that_is_started_for_it_has_the_policies_as_agents_and_ends_with
     assert [each["model"] for each in attempts] == ["frontier", "auto-small", "auto-race"]
     assert all(each["fresh"] > 0 and each["cost_usd"] > 0 for each in attempts), attempts
     assert set(attempts[0]["answered_by"]) == {"frontier"}
+
+
+def test_one_that_is_ended_takes_the_stack_that_it_started_with_it(tmp_path: Path) -> None:
+    models = {"big": {"engine": "external", "urls": ["http://127.0.0.1:9"]}}
+    with stack_file(tmp_path, models=models) as made:
+        asked = ("--config", str(made.config), "--models", "big", "--tasks", "price-of-helmet")
+        bench = made.start("bench", "agents", *asked, "--out", str(tmp_path / "out"))
+        run_file = supervisor.run_file_path(made.home / "stacks" / made.name)
+        eventually(run_file.exists, "the stack has begun")
+        bench.terminate()
+        assert bench.wait(240) == 130, made.logs()
+        eventually(lambda: not made.processes(), "the stack is gone")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from benchmarks.harness.bars import Bar
-from benchmarks.harness.run import Run, code, conclude
+from benchmarks.harness.run import Run, code, conclude, out_folder
 from benchmarks.harness.show import ours_in_colour, picture, table
 from benchmarks.harness.stats import by_turns, interval, paired, percentile
 
@@ -146,3 +146,14 @@ def test_no_password_of_a_url_or_a_query_gets_into_a_report() -> None:
         "asked": ["postgresql://me:***@localhost/db?sslmode=off&password=***"],
         "at": "10:30 a@b",
     }
+
+
+@pytest.mark.parametrize("beneath", ["", "deeper/still"])
+def test_a_file_in_the_place_of_the_folder_of_reports_is_told_before_the_work(
+    tmp_path: Path, beneath: str
+) -> None:
+    file = tmp_path / "there"
+    file.touch()
+    with pytest.raises(argparse.ArgumentTypeError, match="there' is a file; give a folder"):
+        out_folder(str(file / beneath))
+    assert out_folder(str(tmp_path / "new" / beneath)) == tmp_path / "new" / beneath
