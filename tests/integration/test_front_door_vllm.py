@@ -6,8 +6,10 @@ A 135M model's words mean nothing here; that calls are valid, streams whole and 
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ import openai
 import psutil
 import pytest
 
+from tests import clients
 from tests.integration.conftest import RealEngine
 from tests.integration.openai_calls import client_of, completed, two_turns
 from tests.integration.stacks import Stack, eventually, stack
+from tests.integration.test_clients import FOLDER, PROGRAMS
 
 pytestmark = pytest.mark.engine
 
@@ -170,6 +174,21 @@ def test_anthropic_messages_pass_through(door: tuple[Stack, str], client: openai
     )
     assert answer["type"] == "message"
     assert answer["usage"]["output_tokens"] > 0
+
+
+@pytest.mark.clients
+@pytest.mark.parametrize("program", PROGRAMS)
+async def test_a_client_has_its_tool_called_and_then_an_answer(
+    door: tuple[Stack, str], tmp_path: Path, program: str
+) -> None:
+    asked = "What is the price of a helmet? Answer in one short sentence."
+    command = (str(FOLDER / f"{program}.py"), door[1], "small", asked, "forced")
+    status, said = await clients.run("python", *command, folder=tmp_path)
+    assert status == 0, said
+    lines = re.findall(r"^(TOOL|ANSWER)\s+(\S.*)$", said, re.MULTILINE)
+    assert {text for kind, text in lines if kind == "TOOL"} <= {"helmet", "glove"}, said
+    # Once by each API; a turn may have several calls.
+    assert [kind for kind, _ in groupby(kind for kind, _ in lines)] == 2 * ["TOOL", "ANSWER"], said
 
 
 @pytest.mark.ray
