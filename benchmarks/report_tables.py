@@ -131,6 +131,7 @@ def _break_even(found: Cost) -> list[Html]:
     least = min(each.tokens for each in found.break_even) / 10
     most = max(each.tokens for each in found.break_even) * 5
     curves = [Curve("your own machine", [least / 1e6, most / 1e6], [month, month], "-")]
+    hosted = [*dict.fromkeys(each.hosted for each in found.break_even)]
     if least > 0 and month > 0:
         curves += [
             Curve(
@@ -138,6 +139,7 @@ def _break_even(found: Cost) -> list[Html]:
                 [least / 1e6, most / 1e6],
                 [month * least / each.tokens, month * most / each.tokens],
                 "-" if place % 2 == 0 else "--",
+                colour=1 + hosted.index(each.hosted),
             )
             for place, each in enumerate(found.break_even)
         ]

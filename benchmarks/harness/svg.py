@@ -25,6 +25,8 @@ class Curve:
     x: Sequence[float]
     y: Sequence[float]
     style: str = "o-"
+    colour: int | None = None
+    """Its place among COLOURS; else each has one of its own."""
 
 
 def lines(
@@ -60,7 +62,8 @@ def lines(
         try:
             panel.spines[["top", "right"]].set_visible(False)
             for place, curve in enumerate(curves):
-                colour = COLOURS[place % len(COLOURS)]
+                chosen = place if curve.colour is None else curve.colour
+                colour = COLOURS[chosen % len(COLOURS)]
                 panel.plot(curve.x, curve.y, curve.style, color=colour, label=_plain(curve.label))
             if limit:
                 panel.axhline(limit[1], color=_INK, linestyle=":", label=_plain(limit[0]))

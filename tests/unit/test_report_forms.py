@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from benchmarks import agents_report, cost, report
 from benchmarks.agents_attempt import Attempt
+from benchmarks.capacity_model import Capacity
 from benchmarks.harness.run import Run
 from benchmarks.harness.stats import Interval
 from benchmarks.latency_budget import PARTS
@@ -17,6 +18,7 @@ from benchmarks.load_figures import Objectives, figures
 from benchmarks.load_knee import Bracket
 from benchmarks.load_play import Played, Sent
 from benchmarks.orchestrator import Figures as StepFigures
+from benchmarks.report_figures import Cluster
 from benchmarks.report_read import Result, read
 
 
@@ -85,6 +87,10 @@ def test_of_agents(tmp_path: Path) -> None:
     [model] = run.envelope.figures.models
     assert model.solved.value == 0.75
     assert model.by_kind == {"look_up": (3, 4)}
+
+
+def test_of_capacity() -> None:
+    assert {*Cluster.model_fields} <= {field.name for field in fields(Capacity)}
 
 
 def test_of_a_loops_steps(tmp_path: Path) -> None:
