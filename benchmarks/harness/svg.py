@@ -10,8 +10,12 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from benchmarks.harness.html import Html, number
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
 
 COLOURS = ("#d9660a", "#2f7fc1", "#3d9a50", "#9467bd", "#b5651d", "#c2408d")
 """Ours is the first one."""
@@ -69,10 +73,10 @@ def lines(
                 panel.axhline(limit[1], color=_INK, linestyle=":", label=_plain(limit[0]))
             if "x" in log:
                 panel.set_xscale("log")
-                panel.xaxis.set_major_formatter(_tick)
+                _ticks(panel.xaxis, [value for curve in curves for value in curve.x])
             if "y" in log:
                 panel.set_yscale("log")
-                panel.yaxis.set_major_formatter(_tick)
+                _ticks(panel.yaxis, [value for curve in curves for value in curve.y])
             if from_zero:
                 panel.set_ylim(bottom=0)
             panel.set_xlabel(x)
@@ -93,8 +97,14 @@ def lines(
     )
 
 
-def _tick(value: float, _place: float) -> str:
-    return number(value)
+def _ticks(axis: Axis, values: Sequence[float]) -> None:
+    """Of a logarithmic axis: figures, and as many as are read at a glance."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    wide = max(values, default=1.0) > 100 * min(values, default=1.0)
+    axis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+    axis.set_major_formatter(lambda value, _: number(value))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _plain(label: str) -> str:

@@ -552,6 +552,16 @@ def test_shares_are_percent() -> None:
     )
 
 
+@pytest.mark.parametrize("most", [8.0, 80.0, 8e6])
+def test_a_logarithmic_axis_has_figures_that_are_read_at_a_glance(most: float) -> None:
+    made = lines([Curve("a", [1.0, most], [0.05, 1.3])], x="x", y="y", log="xy")
+    shown = [each for each in Seen(made).text.split() if each[0].isdigit()]
+    assert "1" in shown
+    assert 4 <= len(shown) <= 24
+    assert "mathdefault" not in made
+    assert "{" not in Seen(made).text
+
+
 def test_a_plot_is_text_in_the_pages_colour_and_the_same_each_time() -> None:
     def made() -> str:
         curves = [Curve("_$ours$", [1.0, 10.0], [2.0, 20.0])]
