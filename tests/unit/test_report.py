@@ -3,152 +3,19 @@
 from __future__ import annotations
 
 import copy
-import json
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import report
-from benchmarks.harness.html import NOTHING, Line, Piece, bars, change, number, percent, tag
-from benchmarks.harness.svg import Curve, lines
-from benchmarks.report_advice import advice
-from benchmarks.report_evidence import Evidence
-from benchmarks.report_figures import Capacity, Cost, Latency
 from benchmarks.report_list import ENTRIES
 from benchmarks.report_read import age, read
 from serving.errors import ConfigError
+from tests.unit.report_runs import Seen, cost_figures, envelope, latency_figures, page, write
 
 HOSTILE = "<script>alert('$x$')</script><img src=x onerror=\"y\">"
-
-
-def way(name: str, usd: float, *, cached: float = 900.0, right: int = 28) -> dict[str, Any]:
-    return {
-        "name": name,
-        "fresh": 1000.0 - cached,
-        "cached": cached,
-        "output": 50.0,
-        "seconds": 2.0,
-        "usd": usd,
-        "usd_for": {"fresh": usd * 0.6, "cached": usd * 0.1, "output": usd * 0.3},
-        "small_share": 0.7,
-        "right": right,
-        "checked": 30,
-    }
-
-
-def cost_figures(**changes: Any) -> dict[str, Any]:
-    def account(name: str, scale: float) -> dict[str, Any]:
-        listed = {
-            "name": name,
-            "date": None if name == "self-hosted" else "2026-10-01",
-            "source": "a list",
-            "note": "",
-            "frontier": "big",
-            "small": "little",
-        }
-        ways = [
-            way("naive", 0.020 * scale, cached=0.0, right=29),
-            way("+ prefix cache", 0.005 * scale, right=29),
-            way("+ routing", 0.002 * scale),
-        ]
-        return {"prices": listed, "ways": ways, "factor": 10.0, "saved_usd": {}}
-
-    return {
-        "source": "2 tasks",
-        "machine": {"name": "a card", "usd_per_hour": 2.0, "measured": True, "share": {}},
-        "accounts": [account("self-hosted", 1.0), account("theirs", 20.0)],
-        "break_even": [
-            {
-                "hosted": "theirs",
-                "hosted_way": "with its cache",
-                "hosted_usd": 0.1,
-                "tokens": 4e9,
-                "tasks": 14600.0,
-                "share": 0.05,
-            }
-        ],
-        **changes,
-    }
-
-
-def case(arm: str, kind: str, whole: float, *, sessions: int = 1, queue: float = 0.0) -> Any:
-    parts = {"prefill": whole * 0.2, "decode": whole * (0.75 - queue), "router": whole * 0.05}
-    parts["queue"] = whole * queue
-    return {
-        "arm": arm,
-        "kind": kind,
-        "sessions": sessions,
-        "turns": 9,
-        "whole": {"p50": whole, "p99": whole * 2},
-        "parts": {name: {"p50": each, "p99": each * 2} for name, each in parts.items()},
-        "at_p50": parts,
-        "cached_share": 0.9,
-        "first_text": {"p50": whole * 0.3, "p99": None},
-    }
-
-
-def latency_figures(**changes: Any) -> dict[str, Any]:
-    return {
-        "cases": [
-            case("stack", "cold", 3.0),
-            case("stack", "warm", 1.0),
-            case("bare", "warm", 1.0),
-        ],
-        "compared": [
-            {
-                "arm": "stack",
-                "kind": "warm",
-                "sessions": 1,
-                "pairs": 9,
-                "share": {"value": 0.01, "low": 0.0, "high": 0.02},
-                "added_s": {"value": 0.01, "low": 0.0, "high": 0.02},
-            }
-        ],
-        **changes,
-    }
-
-
-def envelope(benchmark: str, figures: Any, **changes: Any) -> dict[str, Any]:
-    return {
-        "format": 1,
-        "benchmark": benchmark,
-        "part": "",
-        "began": "2026-11-20T10:00:00Z",
-        "seconds": 12.5,
-        "command": f"python -m benchmarks.{benchmark}",
-        "commit": "c0ffee" * 6 + "c0ff",
-        "changed": False,
-        "machine": {
-            "system": "Linux x86_64",
-            "processor": "A processor",
-            "cores": 2,
-            "memory_gib": 24.0,
-            "python": "3.11.7",
-            "load_before": 0.1,
-            "load_after": 1.1,
-        },
-        "configuration": {"offline": False, "simulated": False, "tasks": 2},
-        "figures": figures,
-        "bars": [
-            {"what": "times less", "value": 10.0, "limit": 5.0, "at_most": False, "missed": False},
-            {"what": "lost", "value": 2.0, "limit": 1.0, "at_most": True, "missed": True},
-            {"what": "theirs", "value": None, "limit": 1.0, "at_most": True, "missed": False},
-        ],
-        **changes,
-    }
-
-
-def write(folder: Path, name: str, whole: Any) -> Path:
-    path = folder / name
-    path.write_text(json.dumps(whole))
-    return path
-
-
-def page(folder: Path) -> str:
-    return report.whole(read([folder]), {})
 
 
 @pytest.fixture
@@ -156,38 +23,6 @@ def both(tmp_path: Path) -> Path:
     write(tmp_path, "cost.json", envelope("cost", cost_figures()))
     write(tmp_path, "latency.json", envelope("latency", latency_figures()))
     return tmp_path
-
-
-class Seen(HTMLParser):
-    """Tags, attributes and text, as a browser would read them."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.ids: list[str | None] = []
-        self.text = ""
-        self.open: list[str] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-        self.ids += [value for name, value in attrs if name == "id"]
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
-            self.text += data
 
 
 def test_the_first_lines_say_what_a_task_costs_why_and_what_to_change(both: Path) -> None:
@@ -394,87 +229,6 @@ def test_how_old_a_figure_is_the_checkout_tells(tmp_path: Path) -> None:
     assert "outside a checkout" in age("", ["router"], tmp_path)
 
 
-def said(*, cost: Any = None, latency: Any = None) -> dict[str, str]:
-    """What is advised → its kind."""
-    evidence = Evidence(
-        Cost.model_validate(cost) if cost else None,
-        Latency.model_validate(latency) if latency else None,
-        None,
-        None,
-    )
-    return {f"{each.found} {each.do}": each.kind for each in advice(evidence)}
-
-
-def kind_of(found: dict[str, str], part: str) -> str:
-    [kind] = [kind for text, kind in found.items() if part in text]
-    return kind
-
-
-def test_a_low_hit_rate_is_to_be_changed_and_a_high_one_kept() -> None:
-    figures = cost_figures()
-    assert kind_of(said(cost=figures), "90% of the prompt tokens are found") == "keep"
-    figures["accounts"][0]["ways"][-1] = way("+ routing", 0.002, cached=400.0)
-    assert kind_of(said(cost=figures), "`kv_cache_gib`") == "change"
-
-
-def test_lost_answers_a_large_models_share_and_a_dearer_step_are_to_be_changed() -> None:
-    figures = cost_figures()
-    figures["accounts"][0]["ways"][-1] = {**way("+ routing", 0.006, right=20), "small_share": 0.1}
-    found = said(cost=figures)
-    assert kind_of(found, "`tiers.quality_floor`") == "change"
-    assert kind_of(found, "The large model gives 90% of the answers") == "change"
-    assert kind_of(found, "Routing makes a task 20% dearer") == "change"
-    assert [*found.values()] == sorted(
-        found.values(), key=["change", "look", "again", "keep"].index
-    )
-
-
-def test_a_step_that_changes_no_token_is_not_called_dearer_for_a_machines_noise() -> None:
-    figures = cost_figures()
-    for account in figures["accounts"]:
-        same = account["ways"][1]["usd"]
-        account["ways"][2] = way("+ routing", same)
-    figures["accounts"][0]["ways"][2]["usd"] *= 1.05
-    found = said(cost=figures)
-    assert kind_of(found, "Routing changes nothing here") == "look"
-    assert not [text for text in found if "dearer" in text]
-
-
-def test_what_binds_first_is_said_with_what_moves_it() -> None:
-    one = {"replicas": 1, "agents": 8, "binds": "prefill", "tasks_a_day": 744.6, "usd_a_task": 0.1}
-    found = advice(Evidence(None, None, None, None, Capacity.model_validate({"clusters": [one]})))
-    assert [each.found for each in found] == [
-        "Replicas: 1. They serve 8 agents at once, 745 tasks a day; prefill binds first."
-    ]
-
-
-def test_a_machine_that_never_pays_is_no_machine_to_own() -> None:
-    figures = cost_figures()
-    assert kind_of(said(cost=figures), "From 4 billion tokens a month") == "look"
-    figures["break_even"][0]["share"] = 1.4
-    assert kind_of(said(cost=figures), "a card never pays") == "change"
-
-
-def test_waiting_asks_for_replicas_and_a_long_answer_for_a_shorter_one() -> None:
-    figures = latency_figures()
-    assert kind_of(said(latency=figures), "75% of a warm turn is writing the answer") == "look"
-    assert kind_of(said(latency=figures), "A cold turn takes 3 times as long") == "keep"
-    figures["cases"].append(case("stack", "warm", 4.0, sessions=32, queue=0.4))
-    assert (
-        kind_of(said(latency=figures), "With 32 at once 40% of a warm turn is waiting") == "change"
-    )
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "kind"),
-    [(0.0, 0.02, "keep"), (0.0, 0.3, "again"), (-0.4, -0.1, "again"), (0.06, 0.09, "change")],
-)
-def test_what_the_stack_adds_is_judged_by_its_interval(low: float, high: float, kind: str) -> None:
-    figures = latency_figures()
-    figures["compared"][0]["share"] = {"value": (low + high) / 2, "low": low, "high": high}
-    assert kind_of(said(latency=figures), "The stack adds") == kind
-
-
 def test_figures_of_an_unknown_form_are_shown_as_they_are(tmp_path: Path) -> None:
     named = {"ours": {"p50_ms": 1.5, "said": "so"}, "theirs": {"p50_ms": None, "said": True}}
     write(tmp_path, "a.json", envelope("one", named))
@@ -518,56 +272,3 @@ def test_without_any_run_the_command_says_how_to_make_one(
     assert report.main([str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "warmloop bench cost --offline" in capsys.readouterr().err
     assert report.main([str(tmp_path / "absent.json"), "--out", str(tmp_path)]) == 2
-
-
-def test_bars_of_nothing_or_of_no_number_are_empty() -> None:
-    assert "width" not in bars([Line("a", [Piece(0.0, "ours")])], about="")
-    assert "width" not in bars([Line("a", [Piece(float("nan"), "ours")])], about="", whole=1.0)
-    assert "width:50.00%" in bars([Line("a", [Piece(1.0, "ours")])], about="", whole=2.0)
-
-
-def test_what_is_not_html_is_escaped_in_text_and_in_attributes() -> None:
-    made = tag("p", "a < b", tag("b", "&"), class_='"', title=None)
-    assert made == '<p class="&quot;">a &lt; b<b>&amp;</b></p>'
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, NOTHING), (float("nan"), NOTHING), (0.0, "0"), (0.01234, "0.0123"),
-        (2.463, "2.46"), (48.22, "48.2"), (1160.4, "1,160"), (3.0, "3"),
-        (-0.5, "\N{MINUS SIGN}0.5"), (1e-7, "1.00e\N{MINUS SIGN}07"),
-    ],
-)  # fmt: skip
-def test_figures_have_three_digits(value: float | None, text: str) -> None:
-    assert number(value) == text
-
-
-def test_shares_are_percent() -> None:
-    assert (percent(-0.001), change(-0.001), change(0.12)) == ("0%", "0%", "+12%")
-    assert (percent(0.123), percent(-0.123, 1), percent(None)) == (
-        "12%",
-        "\N{MINUS SIGN}12.3%",
-        "\N{EN DASH}",
-    )
-
-
-@pytest.mark.parametrize("most", [8.0, 80.0, 8e6])
-def test_a_logarithmic_axis_has_figures_that_are_read_at_a_glance(most: float) -> None:
-    made = lines([Curve("a", [1.0, most], [0.05, 1.3])], x="x", y="y", log="xy")
-    shown = [each for each in Seen(made).text.split() if each[0].isdigit()]
-    assert "1" in shown
-    assert 4 <= len(shown) <= 24
-    assert "mathdefault" not in made
-    assert "{" not in Seen(made).text
-
-
-def test_a_plot_is_text_in_the_pages_colour_and_the_same_each_time() -> None:
-    def made() -> str:
-        curves = [Curve("_$ours$", [1.0, 10.0], [2.0, 20.0])]
-        return lines(curves, x="x", y="y", log="xy", limit=("most", 9.0))
-
-    assert made() == made()
-    assert "$ours$" in made()
-    assert "currentColor" in made()
-    assert "<?xml" not in made()
