@@ -320,7 +320,9 @@ class Writer:
 
     def spend(self, charges: Sequence[tuple[Account, Spending]]) -> None:
         for account, spending in charges:
-            self._spent.setdefault(account, Spending()).plus(spending)
+            if (sums := self._spent.get(account)) is None:
+                sums = self._spent[account] = Spending()
+            sums.plus(spending)
 
     def forget_spent(self, now: float) -> None:
         self._execute(FORGET_SPENT, (now,))

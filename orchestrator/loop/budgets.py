@@ -69,33 +69,31 @@ class Totals(Spending):
         self.cost_usd += result.cost_usd
 
 
+SPENDING = frozenset({ModelResult, ToolIntent, ToolResult, Compacted, Warmed})
+"""Events that may spend."""
+
+
 def spending_of(events: Iterable[AnyEvent]) -> Spending | None:
     """What these events spend; None: nothing. Counted as they are stored, each of them once."""
     found: Spending | None = None
     for event in events:
-        if type(event) in _SPENDING:
-            found = found or Spending()
-            _spend(event, found)
+        if type(event) not in SPENDING or (isinstance(event, ToolResult) and not event.cost_usd):
+            continue
+        if found is None:
+            found = Spending()
+        if isinstance(event, ModelResult | Warmed):
+            found.turns += isinstance(event, ModelResult)
+            found.tokens += event.prompt_tokens + event.output_tokens
+            found.seconds += event.seconds
+            found.cost_usd += event.cost_usd
+        elif isinstance(event, ToolIntent):
+            found.tool_calls += event.attempt == 1
+        elif isinstance(event, ToolResult):
+            found.cost_usd += event.cost_usd - event.agents_usd
+        elif isinstance(event, Compacted):
+            found.tokens += event.summary_tokens
+            found.cost_usd += event.cost_usd
     return found
-
-
-_SPENDING = frozenset({ModelResult, ToolIntent, ToolResult, Compacted, Warmed})
-
-
-def _spend(event: AnyEvent, total: Spending) -> None:
-    match event:
-        case ModelResult() | Warmed():
-            total.turns += isinstance(event, ModelResult)
-            total.tokens += event.prompt_tokens + event.output_tokens
-            total.seconds += event.seconds
-            total.cost_usd += event.cost_usd
-        case ToolIntent(attempt=1):
-            total.tool_calls += 1
-        case ToolResult():
-            total.cost_usd += event.cost_usd - event.agents_usd
-        case Compacted():
-            total.tokens += event.summary_tokens
-            total.cost_usd += event.cost_usd
 
 
 @dataclass(slots=True)
@@ -206,19 +204,23 @@ def of_conversation(total: Totals, spent: Spent, limits: AgentLimits) -> list[Ca
 def of_tenant(used: Spending, budget: BudgetConfig, spent: Spent, expected: int) -> tuple[Cap, ...]:
     """The caps of a tenant that has used so much in its window. There should be room for so many
     `expected` turns, so that each of its runs has its last answer."""
-    turns: dict[str, tuple[LimitKind, float]] = {
-        "turns": ("turns", 1),
-        "tool_calls": ("tool_calls", 0),
-        "tokens": ("tokens", spent.largest_tokens),
-        "seconds": ("seconds", spent.largest_seconds),
-        "cost_usd": ("cost", spent.largest_cost_usd),
-    }
     caps = []
     for amount, limit in budget.limits.items():
-        kind, turn = turns[amount]
+        kind, largest = _BY_AMOUNT[amount]
+        turn = getattr(spent, largest) if largest else amount == "turns"
         now = getattr(used, amount)
         caps.append(Cap(kind, now, limit, turn * expected, "tenant", budget.warn_at))
     return tuple(caps)
+
+
+_BY_AMOUNT: dict[str, tuple[LimitKind, str]] = {
+    "turns": ("turns", ""),
+    "tool_calls": ("tool_calls", ""),
+    "tokens": ("tokens", "largest_tokens"),
+    "seconds": ("seconds", "largest_seconds"),
+    "cost_usd": ("cost", "largest_cost_usd"),
+}
+"""Amount → its limit's kind, and where the largest turn's is."""
 
 
 class Bounds(msgspec.Struct, frozen=True, gc=False):

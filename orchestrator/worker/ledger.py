@@ -18,7 +18,7 @@ from contextlib import suppress
 from orchestrator.clock import Clock, sleep
 from orchestrator.journal.base import Account, Journal, JournalFull
 from orchestrator.loop import budgets
-from orchestrator.loop.budgets import Cap, Spent, spending_of
+from orchestrator.loop.budgets import SPENDING, Cap, Spent, spending_of
 from orchestrator.loop.events import AnyEvent, ModelFailed, ModelIntent, ModelResult
 from router.tenancy.budgets import Budget, Budgets
 
@@ -38,6 +38,9 @@ class Purse:
         self._ledger = ledger
         self._budget = budget
         self._asking = False
+        self._uncounted: list[AnyEvent] = []
+        self._unstored = False
+        """Was something spent that the journal does not know of?"""
 
     def __enter__(self) -> None:
         """The run is under way here, until the exit."""
@@ -45,6 +48,7 @@ class Purse:
 
     def __exit__(self, *error: object) -> None:
         self._set_asking(False)
+        self._count()
         self._ledger.expected[self._budget.tenant] -= 1
 
     def _set_asking(self, asking: bool) -> None:
@@ -52,20 +56,39 @@ class Purse:
         self._asking = asking
 
     def take(self, event: AnyEvent) -> None:
-        """Count what it spends, before it is stored: the run's own next step must know."""
-        if isinstance(event, ModelIntent):
+        """An event of the run, before it is stored: its own next step must know what it spends."""
+        kind = type(event)
+        if kind is ModelIntent:
             self._set_asking(True)
-        elif isinstance(event, ModelResult | ModelFailed):
+        elif kind is ModelResult or kind is ModelFailed:
             self._set_asking(False)
-        if (spent := spending_of((event,))) is not None:
-            self._budget.spend(spent, self._ledger.now())
+        if kind in SPENDING:
+            self._uncounted.append(event)
 
-    def account(self) -> Account:
-        """Where the journal counts what is stored now."""
+    def _count(self) -> None:
+        """What was taken; not one by one, since a run's events come in twos and threes."""
+        if not self._uncounted:
+            return
+        events, self._uncounted = self._uncounted, []
+        if (spent := spending_of(events)) is not None:
+            self._budget.spend(spent, self._ledger.now())
+            self._unstored = True
+
+    def account(self) -> Account | None:
+        """Where the journal counts what is about to be stored; None: it spends nothing."""
+        self._count()
+        if not self._unstored:
+            return None
+        self._unstored = False
         return self._ledger.account(self._budget, self._budget.ends_at(self._ledger.now()))
+
+    def not_stored(self, account: Account | None) -> None:
+        """It could not be, and will be again."""
+        self._unstored = self._unstored or account is not None
 
     def caps(self, spent: Spent) -> tuple[Cap, ...]:
         """How far the run may go, which has spent that itself."""
+        self._count()
         budget, expected = self._budget, self._ledger.expected[self._budget.tenant]
         return budgets.of_tenant(budget.used(self._ledger.now()), budget.config, spent, expected)
 
@@ -84,6 +107,7 @@ class Ledger:
         """Turns of each tenant that there should be room for: those that are being answered, and
         a last one of each run under way here."""
         self.now = clock.now
+        self._accounts: dict[str, Account] = {}
 
     @property
     def is_kept(self) -> bool:
@@ -96,7 +120,12 @@ class Ledger:
         return None if budget is None else Purse(self, budget)
 
     def account(self, budget: Budget, ends_at: float) -> Account:
-        return Account(budget.tenant, ends_at, budget.expires_at(ends_at), self._writer)
+        """Where it is counted what this process spends in that stretch."""
+        known = self._accounts.get(budget.tenant)
+        if known is None or known.ends_at != ends_at:
+            known = Account(budget.tenant, ends_at, budget.expires_at(ends_at), self._writer)
+            self._accounts[budget.tenant] = known
+        return known
 
     async def look(self) -> None:
         """Write down what is in no journal yet, and hear of the others. Raises JournalFull."""

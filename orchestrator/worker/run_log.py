@@ -119,5 +119,7 @@ class RunLog:
             seq = await self._journal.append(self.lease, batch, durable=durable, account=account)
         except JournalFull:
             self._pending = batch + self._pending
+            if self._purse is not None:
+                self._purse.not_stored(account)
             raise
         self.state.seq = seq

@@ -77,7 +77,10 @@ class Budget:
 
     def spend(self, spending: Spending, now: float) -> None:
         """Count what this process has spent, and its journal knows or will know."""
-        self._own.setdefault(self.ends_at(now), Spending()).plus(spending)
+        ends_at = self.ends_at(now)
+        if (sums := self._own.get(ends_at)) is None:
+            sums = self._own[ends_at] = Spending()
+        sums.plus(spending)
         self._used.plus(spending)
 
     def spend_unsaved(self, spending: Spending, now: float) -> None:

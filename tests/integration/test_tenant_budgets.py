@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry
 
 from orchestrator.agents import Agents, resolve
 from orchestrator.clock import FakeClock
-from orchestrator.journal.base import Journal
+from orchestrator.journal.base import Account, Journal, JournalFull, Lease
+from orchestrator.journal.memory import MemoryJournal
 from orchestrator.loop.budgets import explain
 from orchestrator.loop.events import (
     AnyEvent,
@@ -134,6 +135,26 @@ class Desk:
             while self.used.cost_usd != cost_usd:
                 self.clock.advance(LOOK_S)
                 await asyncio.sleep(0.005)
+
+
+class FullAtTimes(MemoryJournal):
+    """Cannot store a turn's result the first time that it is asked to."""
+
+    refused = 0
+
+    async def append(
+        self,
+        lease: Lease,
+        events: Sequence[AnyEvent],
+        *,
+        durable: bool = True,
+        account: Account | None = None,
+    ) -> int:
+        results = sum(isinstance(each, ModelResult) for each in events)
+        if results and self.refused < len(await self.read("c")):
+            self.refused = len(await self.read("c"))
+            raise JournalFull("no space left")
+        return await super().append(lease, events, durable=durable, account=account)
 
 
 class House:
@@ -302,6 +323,23 @@ async def test_each_of_several_runs_has_room_for_its_last_answer(house: House) -
             answers = [each for each in await desk.log(name) if isinstance(each, ModelResult)]
             assert answers[-1].text == "what I know"
         assert desk.used.turns > 30, "what is left over is little"
+
+
+async def test_what_is_stored_at_the_second_try_is_counted_once() -> None:
+    clock = FakeClock()
+    journal = FullAtTimes(clock=clock)
+    async with House(journal, clock).desk(max_turns=100, limits={"max_turns": 4}) as desk:
+        asking = asyncio.create_task(desk.ask())
+        async with asyncio.timeout(30):
+            while not asking.done():
+                await asyncio.sleep(0)
+                clock.advance(1)
+        assert await asking == "completed"
+        (spent,) = await journal.spent(0.0, but_by="")
+        assert spent.spending == desk.used
+        assert desk.used.turns == 4
+        assert journal.refused > 0
+    await journal.close()
 
 
 async def test_tenants_without_a_budget_are_not_counted(house: House) -> None:
