@@ -105,7 +105,9 @@ def _about(results: Results) -> Html:
     days = sorted({run.envelope.day for run in results.runs})
     span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     runs = "1 run" if len(results.runs) == 1 else f"{len(results.runs)} runs"
-    return tag("p", f"Warmloop, {runs} of {span}; ", "; ".join(machines), class_="soft")
+    commits = {run.envelope.commit[:10] for run in results.runs if run.envelope.commit}
+    code = f"commit {commits.pop()}" if len(commits) == 1 else f"{len(commits)} commits"
+    return tag("p", f"Warmloop, {runs} of {span}; {code}; ", "; ".join(machines), class_="soft")
 
 
 def _links() -> Html:

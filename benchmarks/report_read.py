@@ -152,8 +152,10 @@ def one(path: Path) -> Result:
                 f"{path}: more than {MOST_BYTES // 2**20} MiB; is it a report of a run?"
             )
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: is no JSON that can be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: is no JSON: {error}") from None
     if not isinstance(raw, dict) or "benchmark" not in raw:
         raise ConfigError(f"{path}: is no report of a run (it names no benchmark); run it again")
     if raw.get("format") != FORMAT:

@@ -28,6 +28,7 @@ from benchmarks.engines import PATIENCE, engine, front_door, model_of
 from benchmarks.everyday_questions import QUESTIONS, TOOLS, Question
 from benchmarks.harness.bars import Bar
 from benchmarks.harness.run import Run, conclude
+from benchmarks.harness.show import console as console_of
 from benchmarks.harness.show import table
 from serving.protocol import CHAT
 
@@ -135,7 +136,7 @@ def main() -> int:
     parser.add_argument("--model", default="frontier", help="a model of that file")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome there")
     options = parser.parse_args()
-    console, run = Console(), Run("tool_decisions", options)
+    console, run = console_of(150), Run("tool_decisions", options)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("asking", total=2 * len(QUESTIONS))
         defaults, ours = asyncio.run(

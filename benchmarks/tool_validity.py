@@ -39,6 +39,7 @@ from rich.progress import Progress
 from benchmarks.engines import PATIENCE, engine, front_door, model_of
 from benchmarks.harness.bars import Bar
 from benchmarks.harness.run import Run, conclude
+from benchmarks.harness.show import console as console_of
 from benchmarks.harness.show import table
 from benchmarks.schema_shapes import SHAPES, Shape
 from serving.config.model import ModelConfig
@@ -286,7 +287,7 @@ def main() -> int:
         file, _, name = each.rpartition(":")
         model = model_of(Path(file), name)
         models[f"{name}-{len(models)}"] = model.model_copy(update={"max_running": AT_ONCE})
-    console, run = Console(), Run("tool_validity", options)
+    console, run = console_of(120), Run("tool_validity", options)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("asking", total=options.generations)
         outcomes = asyncio.run(measure(models, options.generations, lambda: progress.advance(task)))

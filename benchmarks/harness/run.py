@@ -128,7 +128,7 @@ def conclude(console: Console, bars: Sequence[Bar], out: Path | None = None) -> 
     """A benchmark's last lines: each bar, the machine, where the files are. Returns 1 if a bar is
     missed, else 0."""
     for bar in bars:
-        console.print(str(bar), highlight=False)
+        console.print(str(bar), highlight=False, soft_wrap=True)
     files = "" if out is None else f"; files in {out}/"
     console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}{files}", highlight=False)
     return 1 if any(bar.missed for bar in bars) else 0

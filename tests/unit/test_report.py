@@ -272,3 +272,4 @@ def test_without_any_run_the_command_says_how_to_make_one(
     assert report.main([str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "warmloop bench cost --offline" in capsys.readouterr().err
     assert report.main([str(tmp_path / "absent.json"), "--out", str(tmp_path)]) == 2
+    assert "absent.json: cannot be read: No such file" in capsys.readouterr().err
