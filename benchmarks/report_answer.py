@@ -130,7 +130,7 @@ def slowest(latency: Result) -> str:
 def prices(result: Result | None) -> Html:
     """Naive against best, a row a list."""
     if result is None:
-        return Html()
+        return absent("Not measured.", "warmloop bench cost")
     cost: Cost = result.envelope.figures
     rows = [
         (

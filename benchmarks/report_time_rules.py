@@ -134,7 +134,7 @@ def failing_kinds(evidence: Evidence) -> Iterator[Advice]:
     if evidence.agents is None:
         return
     best = max(evidence.agents.models, key=lambda each: each.solved.value)
-    said = f"{best.model} solves most tasks: {percent(best.solved.value)} of {best.tasks}"
+    said = f"{best.model} solves the most: {percent(best.solved.value)} of {best.tasks} tasks"
     bad = [kind for kind, (won, asked) in best.by_kind.items() if asked and won / asked < FAILING]
     if bad:
         yield Advice(

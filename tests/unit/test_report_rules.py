@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.report_advice import advice
 from benchmarks.report_evidence import Evidence
-from benchmarks.report_figures import Capacity, Cost, Latency
+from benchmarks.report_figures import Agents, Capacity, Cost, Latency
 from tests.unit.report_runs import case, cost_figures, latency_figures, way
 
 
@@ -91,3 +91,26 @@ def test_what_the_stack_adds_is_judged_by_its_interval(low: float, high: float, 
     figures = latency_figures()
     figures["compared"][0]["share"] = {"value": (low + high) / 2, "low": low, "high": high}
     assert kind_of(said(latency=figures), "The stack adds") == kind
+
+
+def test_where_the_best_model_fails_and_which_one_is_the_cheapest_is_said() -> None:
+    def model(name: str, solved: float, usd: float) -> dict[str, Any]:
+        some = {"value": 1.0, "low": 1.0, "high": 1.0}
+        fields = ("turns", "tool_errors", "fresh", "cached", "output", "cost_usd", "seconds")
+        return {
+            **dict.fromkeys(fields, some),
+            "model": name,
+            "tasks": 20,
+            "solved": {"value": solved, "low": 0.1, "high": 0.9},
+            "usd_a_solved_task": usd,
+            "by_kind": {"look_up": [9, 10], "several": [3, 10]},
+        }
+
+    models = [model("small", 0.3, 0.0002), model("large", 0.6, 0.002)]
+    agents = Agents.model_validate({"models": models})
+    first, second = advice(Evidence(None, None, None, agents))
+    assert (first.kind, second.kind) == ("change", "look")
+    assert first.found == (
+        "large solves the most: 60% of 20 tasks, but fewer than half of the kinds several."
+    )
+    assert "small has the cheapest solved task" in second.found
