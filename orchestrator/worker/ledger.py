@@ -5,9 +5,9 @@
 
 So the budget is one for all processes of a journal, and its past is known again after a restart.
 What a process does not know yet is what others have spent since its last look; more than that, and
-one turn of every run under way, is never spent over a limit: in one process, not even that, as long
-as turns are no larger than those before. What forwarded requests have spent since the last look is
-lost when the process is killed.
+one turn of every run under way, is never spent over a limit by agents: in one process only what a
+turn is larger than those before it in its run. What forwarded requests have spent since the last
+look is lost when the process is killed.
 """
 
 from __future__ import annotations
