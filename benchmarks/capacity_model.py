@@ -26,7 +26,7 @@ and their cost are those of that many agents, day and night; cost is replicas al
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from benchmarks.capacity_demand import Demand
@@ -38,6 +38,7 @@ MOST_BUSY = 0.7
 """Of an engine, a front door's core, a journal's steps: beyond that queues grow."""
 _STEPS = 40
 """Of a bisection."""
+_MOST_RATE = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Model:
     def load(self, agents: float, *, endless: bool = False) -> Load:
         """One replica; `endless`: as if its cache were."""
         low, high = 0.0, agents / (self._think_s + self._output / self.rates.decoded(1))
-        for _ in range(60):
+        for _ in range(_STEPS):
             middle = (low + high) / 2
             fewer = self._at(middle, endless=endless).agents < agents
             low, high = (middle, high) if fewer else (low, middle)
@@ -140,28 +141,14 @@ class Model:
         return self._most[endless]
 
     def _bisected(self, endless: bool) -> float:
-        def fits(agents: float) -> bool:
-            return self.load(agents, endless=endless).late <= 1 - self.goal.share
+        def fits(rate: float) -> bool:
+            return self._at(rate, endless=endless, judged=True).late <= 1 - self.goal.share
 
-        low, high = 0.0, 1.0
-        while fits(high) and high < 1e6:
-            low, high = high, 2 * high
-        for _ in range(_STEPS):
-            if high - low < high / 1000:
-                break
-            middle = (low + high) / 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
-        return low
+        return self._at(_greatest(fits), endless=endless).agents
 
     def busiest(self) -> Load:
         """The most that an engine takes without queues that grow and grow, objective or not."""
-        low, high = 0.0, 1.0
-        while self.load(high).busy <= MOST_BUSY and high < 1e6:
-            low, high = high, 2 * high
-        for _ in range(_STEPS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.load(middle).busy <= MOST_BUSY else (low, middle)
-        return self.load(low)
+        return self._at(_greatest(lambda rate: self._at(rate).busy <= MOST_BUSY), judged=True)
 
     def tasks_a_day(self, turns_per_s: float) -> float:
         return turns_per_s / self.demand.turns * DAY_S
@@ -229,3 +216,14 @@ class Model:
             return min(1.0, busy * math.exp(-left_s * busy / wait_s)) if wait_s > 0 else 0.0
 
         return self._turns.share(over, lasts_s, self._broken)
+
+
+def _greatest(fits: Callable[[float], bool]) -> float:
+    """The greatest rate that does; 0 where none does."""
+    low, high = 0.0, 1.0
+    while fits(high) and high < _MOST_RATE:
+        low, high = high, 2 * high
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -357,6 +357,18 @@ def test_the_formulas_alone_are_written_for_a_trace_and_for_figures_of_ones_own(
     assert "KV memory" in capsys.readouterr().out
 
 
+def test_a_part_of_the_simulation_is_shown_written_and_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = ["--parts", "calm", "scarce", "--largest", "1", "--traces", str(_trace(tmp_path))]
+    assert capacity.main([*wanted, "--out", str(tmp_path)]) == 0
+    simulated = json.loads((tmp_path / "capacity.json").read_text())["figures"]["simulation"]
+    assert [each["plan"]["replicas"] for each in simulated["calm"]] == [1]
+    assert simulated["scarce"][0]["waited"] > simulated["calm"][0]["waited"]
+    assert (simulated["checks"], simulated["tasks"]) == ([], [])
+    assert "of a core for decisions alone" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
