@@ -170,7 +170,6 @@ async def measure(
     limits = Limits(options.turns, options.seconds, options.output_tokens)
     shown = () if options.no_examples else examples
     patience = aiohttp.ClientTimeout(total=None)  # an attempt has a limit of its own
-    options.out.mkdir(parents=True, exist_ok=True)
     async with aiohttp.ClientSession(timeout=patience, headers=key_header()) as http:
         asker = Asker(
             http,
@@ -222,6 +221,7 @@ def judged(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = arguments_of(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
     console, run = show.console(150), Run("agents", options)
     try:
         tasks, examples = agents_tasks.load()

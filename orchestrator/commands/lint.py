@@ -119,6 +119,9 @@ def texts(value: Any, where: str, *, lines: bool = False) -> Iterator[Finding]:
 def differences(first: Any, second: Any, where: str) -> Iterator[tuple[str, str, str]]:
     """Where two values differ, as deep down as can be said."""
     if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
+        if (names := list(first)) != list(second):
+            # A model is shown them in this order, and writes its arguments in it.
+            yield f"{where} (order)", _short(names), _short(list(second))
         for key in first:
             yield from differences(first[key], second[key], f"{where}.{key}")
     elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
@@ -170,7 +173,8 @@ def _load(stack: StackConfig, name: str) -> Agent:
 def main() -> None:
     """In the child: load, and print the head as one line."""
     path, name = sys.argv[1:]
-    sys.stdout.buffer.write(canonical(head_of(_load(stack_file.load(Path(path)), name))) + b"\n")
+    head = head_of(_load(stack_file.load(Path(path)), name))
+    sys.stdout.buffer.write(msgspec.json.encode(head) + b"\n")
 
 
 if __name__ == "__main__":

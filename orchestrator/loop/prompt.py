@@ -38,6 +38,8 @@ Message = dict[str, Any]
 
 canonical: Callable[[Any], bytes] = msgspec.json.Encoder(order="sorted").encode
 """Canonical JSON: one spelling for one value."""
+_as_given: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+"""Names in the order in which they were given: what a schema says first, a model writes first."""
 ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 PARTS = ("input_text", "output_text", "text")
 LEFT_OUT = ("mcp_list_tools", "mcp_approval_request", "mcp_approval_response")
@@ -107,10 +109,11 @@ class Prompt:
         if overrides is not self._overrides:
             self._overrides = overrides
             fields = {**self._settings, **overrides}
-            before = {name: value for name, value in fields.items() if name < "messages"}
-            after = {name: value for name, value in fields.items() if name > "messages"}
-            opening = canonical(before)[:-1] + (b"," if before else b"")
-            self._around = opening + b'"messages":[', b"]," + canonical(after)[1:]
+            names = sorted(fields)
+            before = {name: fields[name] for name in names if name < "messages"}
+            after = {name: fields[name] for name in names if name > "messages"}
+            opening = _as_given(before)[:-1] + (b"," if before else b"")
+            self._around = opening + b'"messages":[', b"]," + _as_given(after)[1:]
         opening, closing = self._around
         return b"".join((opening, self._messages, closing))
 

@@ -106,4 +106,6 @@ def test_differences_are_said_as_deep_down_as_can_be() -> None:
     found = list(differences({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}, "x"))
     assert found == [("x.a.1.b", "2", "3")]
     assert list(differences({"a": [1]}, {"a": [1, 2]}, "x")) == [("x.a", "[1]", "[1,2]")]
+    one, other = {"a": 1, "b": 2}, {"b": 2, "a": 1}
+    assert list(differences(one, other, "x")) == [("x (order)", '["a","b"]', '["b","a"]')]
     assert Finding("x", "y", "z") == Finding("x", "y", "z")

@@ -143,6 +143,17 @@ def test_a_request_changes_its_own_limits_and_adds_its_tools_in_order() -> None:
     assert body["tool_choice"] == "required"
 
 
+def test_a_schema_s_names_stay_in_its_order_in_which_a_model_then_writes_them() -> None:
+    chosen = agent(reply_tool=True)
+    properties = {"why": {"type": "string"}, "city": {"type": "string"}}
+    schema = {"type": "object", "properties": properties, "required": ["why", "city"]}
+    tool = {"type": "function", "name": "weather", "parameters": schema}
+    body = json.loads(chosen.prompt().body(overrides(chosen.settings, {"tools": [tool]})))
+    (shown,) = [t["function"] for t in body["tools"] if t["function"]["name"] == "weather"]
+    assert list(shown["parameters"]) == ["type", "properties", "required"]
+    assert list(shown["parameters"]["properties"]) == ["why", "city"]
+
+
 def test_instructions_of_a_request_stand_where_they_were_given() -> None:
     asked = ResponseAccepted(
         "r", 0.0, [{"role": "user", "content": "Hi"}], {"instructions": "Sing"}
