@@ -186,6 +186,12 @@ ENTRIES: tuple[Entry, ...] = (
         drawn=("mean_error_tokens",),
     ),
     Entry(
+        "keep_warm",
+        "keep_warm",
+        "What keeping a prompt warm saves the turn after a pause",
+        _bench("keep_warm --json out/keep_warm.json"),
+    ),
+    Entry(
         "tiers",
         "tiers",
         "Does choosing between two models keep quality and save money?",

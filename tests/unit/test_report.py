@@ -12,6 +12,7 @@ import pytest
 from benchmarks import report
 from benchmarks.report_list import ENTRIES
 from benchmarks.report_read import age, read
+from orchestrator.commands import bench
 from serving.errors import ConfigError
 from tests.unit.report_runs import Seen, cost_figures, envelope, latency_figures, page, write
 
@@ -76,6 +77,11 @@ def test_what_was_not_run_is_named_with_the_command_that_makes_it(both: Path) ->
     present = {"cost", "latency"}
     for entry in ENTRIES:
         assert (f"<code>{entry.command}</code>" in absent) == (entry.name not in present)
+
+
+def test_each_benchmark_that_measures_something_is_in_the_list() -> None:
+    measured = {*bench.found(bench.folder())} - {"report"}
+    assert measured == {entry.benchmark for entry in ENTRIES}
 
 
 def test_without_cost_and_latency_the_page_says_what_to_run(tmp_path: Path) -> None:
