@@ -254,7 +254,11 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fairness")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.fairness",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--quick", action="store_true", help="one seed, two minutes of time")
     parser.add_argument("--out", type=out_folder, default=Path("out"))
     options = parser.parse_args()

@@ -116,7 +116,11 @@ async def measure(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.grammar_cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--config", type=Path, default=Path("configs/cpu-small.yaml"))
     parser.add_argument("--model", default="small", help="a model of that file")
     parser.add_argument("--rounds", type=int, default=15)

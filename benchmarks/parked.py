@@ -156,7 +156,11 @@ async def traced(sessions: int, folder: Path) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.parked", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.parked",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--sessions", type=int, default=100_000)
     parser.add_argument("--traced", type=int, default=0)
     parser.add_argument("--dir", type=Path)

@@ -197,7 +197,11 @@ async def measured(each: str) -> list[tuple[Stability, str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.token_stability",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--model", action="append", metavar="FILE:NAME")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every pair there")
     options = parser.parse_args()

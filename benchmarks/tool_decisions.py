@@ -131,7 +131,11 @@ def _mark(outcome: Outcome) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tool_decisions",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--config", type=Path, default=Path("configs/cpu.yaml"))
     parser.add_argument("--model", default="frontier", help="a model of that file")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome there")

@@ -1,6 +1,6 @@
 """Is every call valid? `python -m benchmarks.tool_validity [--generations N] [--json FILE]`.
 
-Real models at temperature 1 are asked to call tools of some fifty schema shapes (schema_shapes.py),
+Real models at temperature 1 are asked to call tools of some sixty schema shapes (schema_shapes.py),
 through the front door, by turns with
 
     tool_choice     auto, required, named
