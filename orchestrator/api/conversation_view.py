@@ -100,11 +100,6 @@ class ConversationView:
         last = self._parts[-1] if self._parts else None
         self.busy = isinstance(last, Projection) and not last.finished
 
-    @property
-    def begun_by_hand(self) -> bool:
-        """Made by POST /v1/conversations, not by a response."""
-        return self.started is not None and not self.started.agent
-
     def belongs_to(self, tenant: str) -> bool:
         return self.started is not None and not self.purged and self.started.tenant == tenant
 

@@ -26,8 +26,6 @@ from orchestrator.api.sealing import BadSeal, opened
 from orchestrator.loop.events import Item
 from router import media
 
-TEXT_KINDS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
-
 
 class TextPart(Inbound):
     """A piece of text."""

@@ -14,7 +14,6 @@ import contextlib
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +74,9 @@ class LocalRay:
         )
         run = RunFile(
             address=self._node.address,
-            namespace=directory.NAMESPACE,
             token_path=str(token),
             temp_dir=str(self._temp_dir),
             pid=os.getpid(),
-            started_at=time.time(),
         )
         write_run_file(self._run_dir, run)
         return run

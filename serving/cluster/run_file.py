@@ -30,13 +30,10 @@ class RunFile:
 
     address: str
     """The GCS, host:port: what `ray.init(address=...)` takes."""
-    namespace: str
     token_path: str
     temp_dir: str
     pid: int
     """The process of `serving.cluster`."""
-    started_at: float
-    """Unix seconds."""
 
 
 def read_run_file(run_dir: Path) -> RunFile | None:

@@ -3,7 +3,7 @@
     StackConfig
     ├── front      where the OpenAI API listens, and its limits
     ├── models     name → engine, weights, replicas, context, prices      (serving)
-    ├── router     tiers by turn type, spill, ejection                    (router)
+    ├── router     tiers, placement, queues, caches, failures             (router)
     ├── tools      what tools' schemas may ask for                        (router)
     ├── tenants    name → weight, limits, models; admission: keys, waits  (router)
     ├── agents     name → instructions, tools, examples, limits           (orchestrator)

@@ -133,7 +133,7 @@ def object_(work: Work, schema: Schema, place: Place) -> Schema | None:  # noqa:
     if high is not None and high < max(low, len(required)):
         return None
     low = 0 if low <= len(required) else low
-    if not closed and _open(work, schema, made, patterns, extra, names, place):
+    if not closed and _open(work, made, patterns, extra, names, place):
         if high is None:
             high = max(work.bounds.max_properties, low, len(required))
             high += len(properties)
@@ -159,7 +159,7 @@ def object_(work: Work, schema: Schema, place: Place) -> Schema | None:  # noqa:
 
 
 def _open(  # noqa: PLR0912, PLR0917
-    work: Work, schema: Schema, made: Schema, patterns: Schema, extra: Any, names: Any, place: Place
+    work: Work, made: Schema, patterns: Schema, extra: Any, names: Any, place: Place
 ) -> bool:
     """Names that the schema does not list: written into `made`; False where there are none."""
     work.notes.after(place.path, "additionalProperties")  # a grammar lets a name stand twice

@@ -319,7 +319,7 @@ def test_the_run_file_is_whole_or_not_there(tmp_path: Path) -> None:
     assert read_run_file(run_dir) is None
     token = make_token(run_dir)
     assert token.stat().st_mode & 0o777 == 0o600
-    run = RunFile("127.0.0.1:1", "warmloop", str(token), str(tmp_path), 1, 2.0)
+    run = RunFile("127.0.0.1:1", str(token), str(tmp_path), 1)
     write_run_file(run_dir, run)
     assert read_run_file(run_dir) == run
     (run_dir / "cluster.json").write_text("{")
