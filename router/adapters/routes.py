@@ -10,7 +10,7 @@
 
 The fields are vLLM's, so that scripts for it work here. Loading by path is an operator's act: only
 folders that the configuration allows are read. Replicas that are away are brought up to date when
-they are back (`adapter_keeper`).
+they are back (`keeper`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
     end ───────► the right finish reason
 
 One reader reads one choice of one answer. It knows no wire: it is fed plain values and returns
-plain values, which `tool_answer` writes in the client's form. A call that was cut off by the token
+plain values, which `answer` writes in the client's form. A call that was cut off by the token
 limit is never passed on as a call.
 """
 

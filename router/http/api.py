@@ -6,9 +6,9 @@
     GET  /ready      200 when some engine takes turns, else 503
     GET  /metrics    Prometheus
     GET  /openapi.json           all that is not forwarded, described
-    POST /v1/tools/check                                         tool_check.py
-    POST /v1/warmloop/outcomes                                   outcomes.py
-    POST /v1/load_lora_adapter  /v1/unload_lora_adapter          adapters.py, by `extra_routes`
+    POST /v1/tools/check                                         calls/check.py
+    POST /v1/warmloop/outcomes                                   tiers/outcomes.py
+    POST /v1/load_lora_adapter  /v1/unload_lora_adapter      adapters/routes.py, an extra route
     and whatever else `extra_routes` (FastAPI) and `extra_asgi` (by exact path) bring
 
 `build()` makes the application; it starts nothing. Whoever builds it starts the router and the
