@@ -244,6 +244,7 @@ def copy_lives_s(state: State, lives_s: float) -> float:
 def warmed(state: State, event: Warmed) -> None:
     """The engine has the prompt, from now on; what it found of it tells as much as a turn's."""
     note_pause(state, event)
+    note_read(state, event)
     state.total.cost_usd += event.cost_usd
     if run := state.run:
         run.touches += 1
@@ -261,3 +262,18 @@ def note_pause(state: State, event: ModelResult | Warmed) -> None:
             state.lost_after_s = min(state.lost_after_s or pause, pause)
     state.turn_at = event.at
     state.turn_tokens = event.prompt_tokens
+
+
+def note_read(state: State, event: ModelResult | Warmed) -> None:
+    """Learn how long engines take to read a prompt, where most of one had to be computed."""
+    fresh = event.prompt_tokens - event.cached_tokens
+    if fresh < max(1, state.read_tokens):
+        return
+    took_s = event.seconds if isinstance(event, Warmed) else event.first_token_s - event.stored_s
+    if took_s > 0:
+        state.read_tokens, state.read_s = fresh, took_s
+
+
+def reads_s(state: State) -> float:
+    """How long the newest prompt takes an engine that has none of it; 0: nobody knows."""
+    return state.read_s * state.turn_tokens / state.read_tokens if state.read_tokens else 0.0

@@ -4,7 +4,7 @@
            ├── the copy lives ──┤
     end known, and in time        nothing: it will be there
     end known, and later          hold it, if that costs less than losing it, else read the prompt
-                                  again shortly before the end
+                                  again, so that it is read shortly before the end
     end not known                 hold it, as long as that costs less than losing it
 
 To hold is to touch: asking for one token of an answer before the copy has grown so old that it
@@ -51,7 +51,7 @@ def next_touch(
         return None
     lives_s = context_rules.copy_lives_s(state, around.context.cache_lives_s)
     ends_at = end_of_pause(run, now, takes_s)
-    touch = _moment(state.turn_at, lives_s, ends_at, now, run, around)
+    touch = _moment(state, lives_s, ends_at, now, run, around)
     if touch is None:
         return None
     warm = max(touch.at, now) < state.turn_at + lives_s
@@ -61,12 +61,12 @@ def next_touch(
 
 
 def _moment(  # noqa: PLR0917 - the table above
-    from_s: float, lives_s: float, ends_at: float | None, now: float, run: Run, around: Around
+    state: State, lives_s: float, ends_at: float | None, now: float, run: Run, around: Around
 ) -> Touch | None:
     keep = around.context.keep_warm
     assert keep is not None  # noqa: S101  asked before
-    gone_at = from_s + lives_s
-    hold = Touch(from_s + HOLD_AT * lives_s, gone_at)
+    gone_at = state.turn_at + lives_s
+    hold = Touch(state.turn_at + HOLD_AT * lives_s, gone_at)
     if ends_at is None or ends_at < now:
         return hold if now < gone_at and _pays(run.touches + 1, around) else None
     if ends_at < gone_at:
@@ -74,7 +74,8 @@ def _moment(  # noqa: PLR0917 - the table above
     touches = run.touches + (ceil((ends_at - gone_at) / (HOLD_AT * lives_s)) or 1)
     if now < gone_at and touches <= keep.touches and _pays(touches, around):
         return hold
-    return Touch(ends_at - min(keep.ahead_s, lives_s / 2), ends_at)
+    ahead_s = keep.ahead_s + context_rules.reads_s(state)
+    return Touch(ends_at - min(ahead_s, lives_s / 2), ends_at)
 
 
 def _may(state: State, run: Run, keep: KeepWarmConfig) -> bool:

@@ -138,6 +138,10 @@ class State:
     """Of that turn's prompt."""
     turn_model: str = ""
     """That has answered it."""
+    read_tokens: int = 0
+    """The most that an engine had to compute of a prompt at once."""
+    read_s: float = 0.0
+    """How long it took for that."""
     held_after_s: float = 0.0
     """The longest pause over which the engine was seen to keep the prompt."""
     lost_after_s: float = 0.0

@@ -76,6 +76,7 @@ def result(state: State, event: ModelResult) -> None:
     state.history.append(event)
     state.total.add(event)
     context_rules.note_pause(state, event)
+    context_rules.note_read(state, event)
     run = state.run
     if run is None:
         return

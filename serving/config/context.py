@@ -14,7 +14,7 @@ class KeepWarmConfig(Frozen):
     see docs/context.md."""
 
     ahead_s: float = Field(default=5.0, gt=0)
-    """How long before a pause is expected to end."""
+    """How long before a pause is expected to end the prompt is to have been read."""
     touches: int = Field(default=3, ge=1)
     """How often in one pause, at most."""
     least_tokens: int = Field(default=1024, ge=1)

@@ -116,6 +116,43 @@ def test_a_pause_that_ends_long_after_the_copy_is_read_shortly_before_its_end() 
     assert when(paused(began(T0 + 1)), takes=3600) == T0 + 3596
 
 
+def answered(
+    step: int, prompt: int, cached: int, first_token_s: float, stored: float = 0.0
+) -> State:
+    """The newest of `step` turns, whose first one had 1,000 tokens and took 2 s to be read."""
+    state = paused()
+    state.read_tokens, state.read_s = 1000, 2.0
+    fold(
+        state,
+        ModelResult(
+            step,
+            1,
+            T0,
+            calls=[Call("c0", "dig", "{}")],
+            prompt_tokens=prompt,
+            cached_tokens=cached,
+            first_token_s=first_token_s,
+            stored_s=stored,
+        ),
+    )
+    fold(state, TimerSet(step, "c0", T0, T0 + 3600))
+    return state
+
+
+def test_a_prompt_that_takes_long_to_be_read_is_asked_for_so_much_sooner() -> None:
+    # 2 ms a token, as the first turn said: this one computed less, and says less.
+    assert when(answered(2, 10_000, 9500, 3.0)) == T0 + 3600 - 5 - 20
+    # What was computed most of says most, without what storing the intent took.
+    assert when(answered(2, 10_000, 2000, 9.0, stored=1.0)) == T0 + 3600 - 5 - 10
+    # A touch that found nothing is the measure of the next one.
+    state = answered(2, 10_000, 9500, 3.0)
+    fold(state, Warmed(2, T0 + 1, "big", "r0", 10_000, 0, 1, seconds=30.0))
+    assert context_rules.reads_s(state) == 30
+    # However long it takes, the copy is not half as old as it may get when it is wanted.
+    assert when(answered(2, 100_000, 99_500, 3.0)) == T0 + 3600 - LIVES_S / 2
+    assert context_rules.reads_s(paused()) == 0
+
+
 def test_a_pause_that_is_a_little_too_long_is_cheaper_to_bridge() -> None:
     timer = TimerSet(1, "c0", T0, T0 + 250)
     state = paused(began(), timer)
