@@ -2,7 +2,7 @@
 
     answer, calls ─────────── a pause: tools run, a timer, a retry ───────────► next turn
            ├── the copy lives ──┤
-    end known, and in time        nothing: it will be there
+    end known, and in time        nothing: it will be there, unless the pause goes on beyond that
     end known, and later          hold it, if that costs less than losing it, else read the prompt
                                   again, so that it is read shortly before the end
     end not known                 hold it, as long as that costs less than losing it
@@ -70,7 +70,9 @@ def _moment(  # noqa: PLR0917 - the table above
     if ends_at is None or ends_at < now:
         return hold if now < gone_at and _pays(run.touches + 1, around) else None
     if ends_at < gone_at:
-        return None
+        # Most calls take longer than is expected of them; the copy is held where that is much.
+        late = Touch(max(hold.at, ends_at), gone_at)
+        return late if _pays(run.touches + 1, around) else None
     touches = run.touches + (ceil((ends_at - gone_at) / (HOLD_AT * lives_s)) or 1)
     if now < gone_at and touches <= keep.touches and _pays(touches, around):
         return hold
