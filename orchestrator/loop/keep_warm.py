@@ -21,6 +21,7 @@ from math import ceil, inf
 import msgspec
 
 from orchestrator.loop import context_rules
+from orchestrator.loop.budgets import Cap
 from orchestrator.loop.compaction import RELATIVE
 from orchestrator.loop.events import ModelResult
 from orchestrator.loop.state import Around, OpenCall, Run, State
@@ -57,7 +58,9 @@ def next_touch(
     warm = max(touch.at, now) < state.turn_at + lives_s
     tokens = state.turn_tokens
     cost = around.prices.cost_usd(prompt=tokens, cached=tokens if warm else 0, output=1)
-    return touch if cost <= _left_usd(state, run, keep, limits) else None
+    if cost > _left_usd(state, run, keep, limits):
+        return None
+    return touch if all(_leaves_room(cap, cost, tokens + 1) for cap in around.caps) else None
 
 
 def _moment(  # noqa: PLR0917 - the table above
@@ -108,6 +111,20 @@ def _left_usd(state: State, run: Run, keep: KeepWarmConfig, limits: AgentLimits)
         if most is not None:
             left = min(left, most - used - run.spent.largest_cost_usd)
     return left
+
+
+def _leaves_room(cap: Cap, usd: float, tokens: int) -> bool:
+    """Of a budget that is shared with others, too, a touch leaves what their next turns need."""
+    match cap.kind:
+        case "cost":
+            used = usd
+        case "tokens":
+            used = float(tokens)
+        case "seconds":
+            used = 0.0  # few, mostly
+        case _:
+            return True  # of turns and calls it uses none
+    return cap.used + used + cap.turn <= cap.limit
 
 
 def _pays(touches: int, around: Around) -> bool:

@@ -106,7 +106,7 @@ class Runner:
         ahead = CallsAhead(agent, self._limits, self._book, self._tools)
         self._turns = TurnRunner(shared, agent, self.prompt, self._book, self._effects, ahead=ahead)
         self._warming = Warming(
-            shared, agent, self.prompt, self._book, self._limits, self._around, self._turns.changed
+            shared, agent, self.prompt, self._book, self._limits, self._bounded, self._turns.changed
         )
 
     @property

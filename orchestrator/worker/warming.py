@@ -41,7 +41,8 @@ LEAST_PAUSE_S = 0.1
 
 
 class Warming:
-    """Of one conversation. `changed`: what its request changes of the next turn's body."""
+    """Of one conversation. `around`: what bounds it now, beside its own limits; `changed`: what its
+    request changes of the next turn's body."""
 
     def __init__(  # noqa: PLR0917 - a runner's parts
         self,
@@ -50,7 +51,7 @@ class Warming:
         prompt: Prompt,
         book: RunLog,
         limits: AgentLimits,
-        around: Around,
+        around: Callable[[], Around],
         changed: Callable[[Run], Mapping[str, Any]],
     ) -> None:
         self._shared = shared
@@ -72,13 +73,13 @@ class Warming:
     def due_at(self) -> float | None:
         """When the prompt is to be read again, if the pause goes on until then; None: not."""
         state, now = self._book.state, self._clock.now()
-        if self._around.context.keep_warm is None or not self._model():
+        if self._agent.context.keep_warm is None or not self._model():
             return None
         if self._step != state.step:
             self._step, self._tries, self._not_before = state.step, 0, 0.0
         if self._tries >= TRIES:
             return None
-        touch = keep_warm.next_touch(state, self._around, self._limits, now, self._takes_s)
+        touch = keep_warm.next_touch(state, self._around(), self._limits, now, self._takes_s)
         if touch is None or max(now, self._not_before) >= touch.before:
             return None
         self._before = touch.before

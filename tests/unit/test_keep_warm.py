@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -16,11 +17,13 @@ from orchestrator.api.turn_facts import TurnFacts
 from orchestrator.clock import FakeClock
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.loop import context_rules, keep_warm
+from orchestrator.loop.budgets import Cap
 from orchestrator.loop.events import (
     AnyEvent,
     ApprovalRequested,
     Call,
     ConversationStarted,
+    LimitKind,
     ModelIntent,
     ModelResult,
     ModelRouted,
@@ -39,10 +42,12 @@ from orchestrator.tools.functions import from_function
 from orchestrator.worker.run_metrics import RunMetrics
 from orchestrator.worker.tool_times import ToolTimes
 from orchestrator.worker.worker import Worker
+from router.tenancy.budgets import Budgets
 from router.turn import NO_TIME
 from serving.config.agent import AgentConfig, AgentLimits
 from serving.config.context import ContextConfig
 from serving.config.model import Prices
+from serving.config.tenancy import TenantConfig
 
 E = TypeVar("E")
 TOKENS = 2000
@@ -248,6 +253,31 @@ def test_what_it_costs_is_bounded_and_never_takes_what_the_next_turn_needs() -> 
         assert found is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "turn", "least"),
+    [
+        ("tokens", 3000, TOKENS + 1),
+        ("cost", 0.5, PRICES.cost_usd(prompt=TOKENS, cached=TOKENS, output=1)),
+        ("seconds", 4, 0),
+    ],
+)
+def test_of_a_tenant_s_budget_it_leaves_what_turns_may_need(
+    kind: LimitKind, turn: float, least: float
+) -> None:
+    def given(left: float) -> Around:
+        cap = Cap(kind, 9000, 9000 + left, turn, "tenant")
+        return msgspec.structs.replace(around(), caps=(cap,))
+
+    assert when(paused(began()), given=given(turn + least + 1e-6)) == T0 + 80
+    assert when(paused(began()), given=given((turn + least) * 0.99)) is None
+    assert when(paused(began()), given=given(-1)) is None
+
+
+def test_a_touch_is_no_turn_of_a_budget_and_no_call() -> None:
+    caps = (Cap("turns", 5, 5, 1, "tenant"), Cap("tool_calls", 5, 5, 0, "tenant"))
+    assert when(paused(began()), given=msgspec.structs.replace(around(), caps=caps)) == T0 + 80
+
+
 def test_a_touch_tells_how_long_the_engine_keeps_a_prompt_as_a_turn_does() -> None:
     state = paused(began())
     fold(state, touched(T0 + 80, cached=0))
@@ -296,7 +326,16 @@ def turn_that(*wanted: tuple[str, object], cached: int = 0) -> list[Scripted]:
 class Mine:
     """An agent that digs, before an engine that does what the test says when it is touched."""
 
-    def __init__(self, *turns: list[Scripted], model: str = "scripted", **keep: Any) -> None:
+    def __init__(
+        self,
+        *turns: list[Scripted],
+        model: str = "scripted",
+        max_tokens: int | None = None,
+        **keep: Any,
+    ) -> None:
+        """`max_tokens`: what its tenant may use."""
+        budget = {"max_tokens": max_tokens} if max_tokens else None
+        self.tenants = {"acme": TenantConfig.model_validate({"budget": budget})}
         self.clock = FakeClock()
         self.journal = MemoryJournal(clock=self.clock)
         self.ends = asyncio.Semaphore(0)
@@ -347,6 +386,7 @@ class Mine:
             lease_s=1e6,  # time jumps here
             stop_grace_s=0.05,
             runs=RunMetrics(self.registry) if not self.stack._exit_callbacks else None,
+            budgets=Budgets(self.tenants, self.clock.now),
         )
 
     async def __aenter__(self) -> Mine:
@@ -360,8 +400,8 @@ class Mine:
 
     async def ask(self) -> None:
         items = [{"role": "user", "content": "go"}]
-        accepted = ResponseAccepted("r", self.clock.now(), items)
-        start = ConversationStarted("desk@1", self.clock.now())
+        accepted = ResponseAccepted("r", self.clock.now(), items, tenant="acme")
+        start = ConversationStarted("desk@1", self.clock.now(), "acme")
         await self.worker.accept("c", accepted, start=start)
 
     async def until(self, condition: Callable[[], object]) -> None:
@@ -410,6 +450,20 @@ async def test_while_a_tool_runs_the_prompt_is_touched_before_its_copy_is_old() 
         assert mine.count("warm") == 2
 
 
+async def test_a_prompt_is_not_touched_for_what_the_tenant_s_next_turn_needs() -> None:
+    # A turn uses 2,020 tokens, and a touch 2,031.
+    turns = turn_that(("dig", {"depth": 1})), turn_that()
+    async with Mine(*turns, max_tokens=7000) as mine:
+        await mine.ask()
+        await mine.until(mine.digging.is_set)
+        for _ in range(4):
+            await mine.passes(80)
+        assert len(mine.touches) == 1
+        mine.ends.release()
+        await mine.worker.run("c")
+        assert fold_all(await mine.journal.read("c")).last_status == "completed"
+
+
 async def test_a_touch_asks_with_the_bytes_that_the_next_turn_begins_with() -> None:
     async with Mine(turn_that(("dig", {"depth": 1})), turn_that()) as mine:
         await mine.ask()
@@ -423,7 +477,7 @@ async def test_a_touch_asks_with_the_bytes_that_the_next_turn_begins_with() -> N
         assert asked["max_tokens"] == 1
         rest = {k: v for k, v in then.items() if k not in ("messages", "max_tokens")}
         assert {k: v for k, v in asked.items() if k not in ("messages", "max_tokens")} == rest
-        assert (touch.conversation, touch.tenant, touch.agent) == ("c", "", "desk")
+        assert (touch.conversation, touch.tenant, touch.agent) == ("c", "acme", "desk")
         assert touch.urgency == "batch"
 
 
