@@ -5,10 +5,11 @@
                                   └ instructions and worked examples: the same for every
                                     conversation of an agent
 
-Canonical JSON throughout: sorted keys, no spaces, UTF-8, sorted tools; no clock and no id near the
-front. An event is rendered once and its bytes are appended, so the messages of every earlier turn
-are a prefix of a later one's, and a long history costs nothing again. The engine's KV cache, the
-router's prefix chain and the tests compare these bytes.
+Canonical JSON: sorted keys, no spaces, UTF-8, sorted tools (only schemas keep the order in which
+they were written); no clock and no id near the front. An event is rendered once and its bytes are
+appended, so the messages of every earlier turn are a prefix of a later one's, and a long history
+costs nothing again. The engine's KV cache, the router's prefix chain and the tests compare these
+bytes.
 """
 
 from __future__ import annotations

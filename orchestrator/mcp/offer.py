@@ -34,8 +34,8 @@ class Listing(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 def version_of(tools: Sequence[ListedTool]) -> str:
-    """The hash of what is listed."""
-    return hashlib.sha256(msgspec.json.encode(tools, order="sorted")).hexdigest()[:16]
+    """The hash of what is listed, in the order in which a model is shown it."""
+    return hashlib.sha256(msgspec.json.encode(tools)).hexdigest()[:16]
 
 
 _shared: OrderedDict[tuple[str, str, str], Listing] = OrderedDict()

@@ -73,12 +73,12 @@ class Desk:
             offers=McpTools(self.servers, SystemClock()),
         )
 
-    async def ask(self, response_id: str, **request: Any) -> None:
+    async def ask(self, response_id: str, conversation: str = "c", **request: Any) -> None:
         asked = [{"role": "user", "content": f"request {response_id}"}]
         accepted = ResponseAccepted(response_id, time.time(), asked, request)
         start = ConversationStarted("desk@1", 1.0)
-        await self.worker.accept("c", accepted, start=start)
-        await self.worker.run("c")
+        await self.worker.accept(conversation, accepted, start=start)
+        await self.worker.run(conversation)
 
     async def log(self) -> list[AnyEvent]:
         return [each.event for each in await self.journal.read("c")]
@@ -141,6 +141,25 @@ async def test_what_a_request_asked_of_the_server_is_found_again_in_the_new_list
         projection.feed(each)
     shown = [item for item in projection.items() if item["type"] == "mcp_list_tools"]
     assert [tool["name"] for item in shown for tool in item["tools"]] == ["zoo"]
+
+
+async def test_names_of_a_schema_stand_in_the_order_that_the_conversation_s_log_has(
+    tmp_path: Path,
+) -> None:
+    def listed(*names: str) -> Listing:
+        properties = {name: {"type": "string"} for name in names}
+        tools = [ListedTool("find", parameters={"type": "object", "properties": properties})]
+        return Listing(version_of(tools), tools)
+
+    orders = {"c": ["why", "answer"], "d": ["answer", "why"]}
+    desk = Desk(tmp_path, listed(*orders["c"]), MemoryJournal(), says("one"), says("two"))
+    async with desk.worker:
+        await desk.ask("r1", "c")
+        desk.servers["docs"].listing = listed(*orders["d"])
+        await desk.ask("r2", "d")
+    for conversation, turn in zip(orders, desk.model.turns, strict=True):
+        [tool] = json.loads(turn.body)["tools"]
+        assert list(tool["function"]["parameters"]["properties"]) == orders[conversation]
 
 
 async def test_a_list_that_is_the_same_is_not_stored_again(tmp_path: Path) -> None:
