@@ -152,6 +152,8 @@ class Pool:
         fresh = need.tokens
         if choice is not None:
             desk = self._desks[choice.engine.replica]
+            if desk.spares and not claim.spare:
+                desk.clear_way()  # it goes elsewhere than home
             fresh = self._outlook.fresh(claim, need, desk)
             free = not desk.line and self._may_go(desk, need, fresh, claim.tenant.name)
             if free and (not claim.spare or self._has_time(need, desk, options)):
@@ -222,7 +224,8 @@ class Pool:
         self._heard = engines if isinstance(engines, tuple) else ()
 
     def _clear_way(self, home: str, engines: Sequence[Engine]) -> None:
-        """Spare turns end where this one may go: at its home, or, if it has none, anywhere."""
+        """Spare turns end where this one may go: at its home, or, if it has none, anywhere. Where
+        it goes instead of its home is known later."""
         if home:
             desk = self._desks.get(home)
             if desk is not None and desk.spares and any(e.replica == home for e in engines):

@@ -540,6 +540,22 @@ async def test_a_spare_turn_ends_when_somebody_comes_while_its_prompt_is_compute
     assert floor.scheduler.warmth.at("r0").find(floor.claim("s", 2000).identity.hashes)[0] <= 0
 
 
+async def test_a_spare_turn_ends_also_where_somebody_goes_who_leaves_his_home() -> None:
+    floor = Floor("r0", "r1")
+    home = (await floor.run("s", 1000)).engine.replica
+    floor.health.eject(home, "connect")
+    ended: list[str] = []
+    spare = floor.turn("t", 200, spare=True)
+    spare.slot.give_way = lambda: ended.append("t")
+    await settle()
+    other = floor.turn("s", 1000, 10)
+    await settle()
+    assert home != spare.placed.engine.replica == other.placed.engine.replica
+    assert ended == ["t"]
+    for turn in (spare, other):
+        turn.ends()
+
+
 async def test_a_spare_turn_whose_prompt_is_computed_is_in_nobody_s_way() -> None:
     floor = Floor("r0")
     ended: list[str] = []
