@@ -272,7 +272,9 @@ class PostgresJournal:
             size = sum(map(len, operation.payloads))
             self._tails.publish(conversation, operation.first_seq, operation.events, size)
             self._notes.tell_news(conversation, operation.result)
-        elif not self._writer.holds(conversation):
+        elif not self._writer.holds(conversation) or (
+            isinstance(operation, Grant) and operation.has_moved
+        ):
             self._tails.forget(conversation)
         if operation.future.done():
             return

@@ -32,6 +32,8 @@ class Operation:
 class Grant(Operation):
     owner: str = ""
     ttl_s: float = 0.0
+    has_moved: bool = False
+    """Somebody else has the conversation, or may have had it: what memory has of it may be old."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

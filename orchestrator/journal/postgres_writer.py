@@ -180,13 +180,14 @@ class Writer:
         for each in grants:
             row, head = granted.get(each.conversation), self._head(each.conversation)
             if row is None:
-                each.result = None
+                each.result, each.has_moved = None, True
                 # Somebody else has it, who may be of this process: what is in doubt stays so.
                 if head is not None and not head.in_doubt:
                     self._staged[each.conversation] = None
                 continue
             each.result = Lease(each.conversation, each.owner, row["fence"], row["expires_at"])
             if head is None or head.fence != row["fence"]:
+                each.has_moved = True
                 fresh[row["id"]] = each.conversation
         if fresh:
             for row in await connection.fetch(sql.ENDS, list(fresh)):

@@ -216,6 +216,28 @@ async def test_what_is_in_doubt_stays_so_when_somebody_else_asks_for_the_lease(
         assert spent.spending.turns == 2
 
 
+async def test_what_another_one_stores_is_seen_although_it_was_in_doubt_and_no_news_came(
+    server: SmallServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with server.database() as url, opened(url) as journal, opened(url) as other:
+        await journal._notes.stop()  # as with a connection that broke: news are lost
+        lease = await journal.lease("c", "a", 1.0)
+        assert lease is not None
+        first, second, third = (
+            ModelIntent(1, 1, 1.0),
+            ModelResult(1, 1, 1.0),
+            ModelIntent(2, 1, 2.0),
+        )
+        await journal.append(lease, [first])
+        await unheard(journal, lease, monkeypatch)
+        async with asyncio.timeout(PATIENCE_S):
+            while (theirs := await other.lease("c", "b", 600)) is None:  # noqa: ASYNC110  it runs out
+                await asyncio.sleep(0.05)
+        await other.append(theirs, [third])
+        assert await journal.lease("c", "a", 600) is None
+        assert [each.event for each in await journal.read("c")] == [first, second, third]
+
+
 async def test_a_server_that_is_killed_and_comes_back_loses_nothing(server: SmallServer) -> None:
     async def crash() -> None:
         await asyncio.to_thread(server.kill)
