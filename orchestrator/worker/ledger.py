@@ -12,7 +12,9 @@ look is lost when the process is killed.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from orchestrator.clock import Clock, sleep
@@ -21,6 +23,7 @@ from orchestrator.loop import budgets
 from orchestrator.loop.budgets import SPENDING, Cap, Spent, spending_of
 from orchestrator.loop.events import AnyEvent, ModelFailed, ModelIntent, ModelResult
 from router.tenancy.budgets import Budget, Budgets
+from serving.spending import Spending
 
 log = logging.getLogger("warmloop.worker")
 
@@ -108,6 +111,7 @@ class Ledger:
         a last one of each run under way here."""
         self.now = clock.now
         self._accounts: dict[str, Account] = {}
+        self._saving: asyncio.Task[None] | None = None
 
     @property
     def is_kept(self) -> bool:
@@ -145,13 +149,17 @@ class Ledger:
 
     async def _save(self) -> None:
         taken = [(budget, budget.take_unsaved()) for budget in self._budgets.values()]
+        if any(unsaved for _, unsaved in taken):
+            # In a task of its own: cut, nobody would know whether it was stored.
+            self._saving = asyncio.ensure_future(self._store(taken))
+            await asyncio.shield(self._saving)
+
+    async def _store(self, taken: Sequence[tuple[Budget, Mapping[float, Spending]]]) -> None:
         charges = [
             (self.account(budget, ends_at), spending)
             for budget, unsaved in taken
             for ends_at, spending in unsaved.items()
         ]
-        if not charges:
-            return
         try:
             await self._journal.spend(charges)
         except JournalFull:
@@ -174,5 +182,7 @@ class Ledger:
 
     async def close(self) -> None:
         """Write down what is left."""
+        if self._saving is not None:
+            await asyncio.wait((self._saving,))
         with suppress(JournalFull):
             await self._save()
