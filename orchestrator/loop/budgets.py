@@ -114,6 +114,8 @@ class Spent:
     largest_tokens: int = 0
     largest_seconds: float = 0.0
     """Of one turn and its tools."""
+    longest_answer_s: float = 0.0
+    """Of one turn alone."""
     largest_cost_usd: float = 0.0
     repeats: int = 0
     """How many times in a row the newest calls were made."""
@@ -139,6 +141,7 @@ class Spent:
         self.uncached_cost_usd += result.uncached_cost_usd
         tokens = result.prompt_tokens + result.output_tokens
         self.largest_tokens = max(self.largest_tokens, tokens)
+        self.longest_answer_s = max(self.longest_answer_s, result.seconds)
         self.largest_cost_usd = max(self.largest_cost_usd, result.cost_usd)
 
     def count_calls(self, calls: list[Call]) -> None:
@@ -193,7 +196,7 @@ def of_conversation(total: Totals, spent: Spent, limits: AgentLimits) -> list[Ca
         largest = spent.largest_tokens
         caps.append(Cap("tokens", total.tokens, own.max_tokens, largest, "conversation"))
     if own.max_seconds is not None:
-        longest = spent.largest_seconds
+        longest = spent.longest_answer_s
         caps.append(Cap("seconds", total.seconds, own.max_seconds, longest, "conversation"))
     if own.max_cost_usd is not None:
         dearest = spent.largest_cost_usd
@@ -217,7 +220,7 @@ _BY_AMOUNT: dict[str, tuple[LimitKind, str]] = {
     "turns": ("turns", ""),
     "tool_calls": ("tool_calls", ""),
     "tokens": ("tokens", "largest_tokens"),
-    "seconds": ("seconds", "largest_seconds"),
+    "seconds": ("seconds", "longest_answer_s"),
     "cost_usd": ("cost", "largest_cost_usd"),
 }
 """Amount → its limit's kind, and where the largest turn's is."""

@@ -8,6 +8,7 @@ from orchestrator.loop import budgets
 from orchestrator.loop.budgets import Bounds, Spent, Totals
 from orchestrator.loop.events import Call, LimitReached, ModelResult
 from serving.config.agent import AgentLimits
+from serving.config.tenancy import BudgetConfig
 
 
 def limits(**values: object) -> AgentLimits:
@@ -105,6 +106,23 @@ def test_a_conversation_s_limits_count_all_its_responses() -> None:
         "conversation_max_turns",
         "the limit of 7 model turns is reached (of the whole conversation)",
     )
+
+
+def test_seconds_of_model_turns_are_not_those_of_the_tools_between_them() -> None:
+    spent, total = Spent(since=0), Totals()
+    answer = ModelResult(1, 1, 15, seconds=5)
+    spent.begin_turn(10)
+    spent.add(answer)
+    total.add(answer)
+    spent.begin_turn(1210)  # its calls took twenty minutes
+    for most, is_near in ((600, False), (11, False), (10, True)):
+        tenant = BudgetConfig(max_seconds=most)
+        own = limits(conversation={"max_seconds": most}, max_seconds=9999)
+        for caps in (
+            budgets.of_tenant(total, tenant, spent, expected=1),
+            budgets.of_conversation(total, spent, own),
+        ):
+            assert (Bounds(own, list(caps), 1211).nearly() is not None) == is_near
 
 
 def test_parallel_calls_that_would_go_over_the_limit_do_not_run_at_all() -> None:
