@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator.clock import FakeClock
-from orchestrator.journal.base import Fenced, Lease
+from orchestrator.journal.base import Account, Fenced, Lease
 from orchestrator.journal.memory import MemoryJournal
 from orchestrator.loop.events import (
     AnyEvent,
@@ -150,14 +150,19 @@ class Dies(MemoryJournal):
         self.is_dead = asyncio.Event()
 
     async def append(
-        self, lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True
+        self,
+        lease: Lease,
+        events: Sequence[AnyEvent],
+        *,
+        durable: bool = True,
+        account: Account | None = None,
     ) -> int:
         begins = any(isinstance(event, ModelIntent) for event in events)
         if lease.conversation == CHILD and begins and not self.is_dead.is_set():
             self.is_dying.set()
             await self.is_dead.wait()
             raise Fenced("the process is dead")
-        return await super().append(lease, events, durable=durable)
+        return await super().append(lease, events, durable=durable, account=account)
 
 
 async def test_a_crash_between_fork_and_first_turn_repeats_nothing() -> None:
