@@ -90,7 +90,7 @@ async def test_stopping_waits_for_running_requests_but_not_for_ever(
 async def test_an_engine_that_dies_first_gives_its_last_words(
     http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    engine = EngineProcess(Says("print('one'); raise SystemExit('out of luck')"), http)
+    engine = EngineProcess(Says("print('one', flush=True); raise SystemExit('out of luck')"), http)
     engine.start(spec(), tmp_path / "log")
     with pytest.raises(EngineError, match=r"(?s)small ended with status 1 .*one\n.*out of luck"):
         await engine.wait_ready(30)
