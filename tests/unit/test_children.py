@@ -187,10 +187,10 @@ async def test_a_child_is_cancelled_only_when_the_log_knows_why(
     monkeypatch.setattr(Worker, "cancel", noted)
     append = office.journal.append
 
-    async def slow(lease: Lease, events: Sequence[AnyEvent], *, durable: bool = True) -> int:
+    async def slow(lease: Lease, events: Sequence[AnyEvent], **how: Any) -> int:
         for _ in range(20):
             await asyncio.sleep(0)
-        return await append(lease, events, durable=durable)
+        return await append(lease, events, **how)
 
     office.journal.append = slow  # type: ignore[method-assign]
     async with office.open() as worker:
