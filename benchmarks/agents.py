@@ -271,7 +271,9 @@ def shown(attempts: Sequence[Attempt], out: Path, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    # Whoever ends it politely ends it as Ctrl-C does: with its report, and without its stack.
+    # Whoever ends it politely ends it as Ctrl-C does: with its report, and without its stack. Also
+    # where a shell has started it in the background, with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         sys.exit(main())
