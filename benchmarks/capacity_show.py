@@ -215,9 +215,13 @@ def draw(answer: Answer, found: Swept, path: Path) -> None:
         _limits(panels[0], answer)
         _cost(panels[1], answer)
         _sensitivity(panels[2], answer)
-        if rows > 1:
+        if found.calm or found.scarce:
             _cpu(panels[3], found)
             _core(panels[4], found)
+        elif rows > 1:
+            panels[3].set_axis_off()
+            panels[4].set_axis_off()
+        if rows > 1:
             _memory(panels[5], found)
 
 

@@ -4,7 +4,7 @@ checks    4 replicas, half as many agents as the formulas allow, as many, and ha
           and the most agents of whom not too many turns are late, found by bisection
 calm      1 to 1,000 replicas, so many short tasks that caches suffice
 scarce    ... and more agents than they hold: turns wait in the router
-tasks     100 replicas, 10,000 to a million tasks: what the router remembers
+tasks     10 replicas, 10,000 to a million tasks: what the router remembers
 """
 
 from __future__ import annotations

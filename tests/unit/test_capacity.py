@@ -369,6 +369,12 @@ def test_a_part_of_the_simulation_is_shown_written_and_drawn(
     assert "of a core for decisions alone" in capsys.readouterr().out
 
 
+def test_the_router_s_memory_is_drawn_also_alone(tmp_path: Path) -> None:
+    wanted = ["--parts", "tasks", "--tasks", "500", "--traces", str(_trace(tmp_path))]
+    assert capacity.main([*wanted, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "capacity.png").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

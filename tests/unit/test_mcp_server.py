@@ -12,6 +12,8 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.clock import SystemClock
+from orchestrator.loop.events import ResponseAccepted
+from orchestrator.loop.state import State
 from orchestrator.mcp.failures import NotSent, ServerLost, TimedOut
 from orchestrator.mcp.listing import ListingFile
 from orchestrator.mcp.server import McpServer
@@ -86,7 +88,7 @@ async def test_why_a_server_is_down_is_for_the_operator_and_not_for_callers(
         tools = McpTools(cast(Any, Servers(docs=server)), SystemClock())
         agent = cast(Any, SimpleNamespace(mcp=("mcp:docs",)))
         with pytest.raises(Unavailable, match="'docs' are not known yet") as refused:
-            await tools.begin(agent, {}, cast(Any, None))
+            await tools.begin(agent, State(), ResponseAccepted("r", 1.0, [], {}))
         assert "hush" not in str(refused.value)
         assert server.last_error == "its last words: hush"
         assert "hush" in caplog.text
