@@ -12,6 +12,7 @@ What depends on the agent or the model (names of its tools, pictures) is checked
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -151,7 +152,7 @@ class CreateRequest(Strict):
             raise wrong_at("stream_options", "goes with stream: true")
         functions = [tool.name for tool in self.tools or () if isinstance(tool, FunctionTool)]
         for names, said in ((functions, "tools are called"), (self.servers, "'mcp' tools name")):
-            if twice := sorted({name for name in names if names.count(name) > 1}):
+            if twice := sorted(name for name, count in Counter(names).items() if count > 1):
                 raise wrong_at("tools", f"two {said} {twice[0]!r}")
         check_servers(self.tool_choice, self.servers)
         return self

@@ -28,6 +28,8 @@ from serving.reply import REPLY
 OPERATORS = ("authorization", "headers", "connector_id", "tunnel_id")
 """Fields of an `mcp` tool that say where a server is, or with which credentials it is asked."""
 MAX_LABEL = 64
+MAX_NAMES = 512
+"""Of tools, in one list; an engine takes fewer."""
 
 
 def _function(value: Any) -> Any:
@@ -54,7 +56,7 @@ def refuse_credentials(tools: Any) -> None:
                 )
 
 
-ToolNames = Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=512)]
+ToolNames = Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=MAX_NAMES)]
 
 
 class ToolFilter(Strict):
@@ -155,7 +157,7 @@ Chosen = Annotated[
 class AllowedTools(Strict):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"] = "auto"
-    tools: list[Chosen] = Field(min_length=1)
+    tools: list[Chosen] = Field(min_length=1, max_length=MAX_NAMES)
 
 
 ToolChoice = Annotated[
