@@ -27,7 +27,7 @@ from orchestrator.loop.events import ResponseAccepted, ToolsListed, ToolsOffered
 from orchestrator.loop.state import State
 from orchestrator.mcp import asked
 from orchestrator.mcp.asked import Asked
-from orchestrator.mcp.calls import audit, tool_of
+from orchestrator.mcp.calls import asks_person, audit, tool_of
 from orchestrator.mcp.offer import ListedTool, Listing
 from orchestrator.mcp.server import McpServer
 from orchestrator.mcp.servers import McpServers
@@ -114,6 +114,7 @@ class McpTools:
         found = self._bound.get(key)
         if found is None:
             asks = {name for each in offered.values() for name in each.approvals}
+            asks.update(self._servers_asks(agent, offers, offered))
             found = agent.with_tools(self._tools(agent, offers, offered), asks)
             self._bound[key] = found
             if len(self._bound) > MAX_BOUND:
@@ -177,6 +178,18 @@ class McpTools:
                 wanted = ((names[name, tool.name], tool) for tool in tools)
             for visible, tool in wanted:
                 yield tool_of(name, server, listing, tool, visible)
+
+    def _servers_asks(
+        self, agent: Agent, offers: Mapping[str, Listing], offered: Mapping[str, ToolsOffered]
+    ) -> Iterable[str]:
+        """What waits by the word of its server alone: `tool_settings` may take that from a tool of
+        the agent's own, and not from one of its name that only a request brings."""
+        own = names_of(agent, offers)
+        for name, each in offered.items():
+            if (config := self._configured(name)) is not None:
+                for visible, tool in each.names.items():
+                    if (name, tool) not in own and asks_person(config, tool):
+                        yield visible
 
     def _configured(self, name: str) -> McpServerConfig | None:
         server: McpServer | None = self._servers.get(name)

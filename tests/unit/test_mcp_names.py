@@ -36,9 +36,10 @@ def listing(*names: str) -> Listing:
 
 @pytest.fixture
 def tools(tmp_path: Path) -> McpTools:
-    """Two servers that list the same; their calls go nowhere."""
+    """Servers that list the same; their calls go nowhere."""
     server = {"command": "never", "in_requests": True}
-    config = McpConfig.model_validate({"servers": {"one": server, "two": server}})
+    strict = {**server, "require_approval": ["note"]}
+    config = McpConfig.model_validate({"servers": {"one": server, "two": server, "strict": strict}})
     servers = McpServers(config, tmp_path)
     for name in servers.names():
         servers[name].listing = listing("note", "put")
@@ -74,6 +75,19 @@ async def test_a_setting_of_the_operator_stays_with_its_tool_whatever_a_request_
     left = {"note": "note", "put": "put"} if allowed is None else {"put": "put"}
     assert found["two"].names == left
     assert found["two"].approvals == [name for name in left if name == "note"]
+
+
+async def test_a_setting_that_takes_an_approval_is_for_the_agents_own_tools(
+    tools: McpTools,
+) -> None:
+    """Not for a tool of the same name that only a request brings."""
+    settings: Any = {"note": {"requires_approval": False}}
+    config = AgentConfig(reply_tool=False, tools=("mcp:two/put",), tool_settings=settings)
+    found = await offered(tools, resolve("desk", config), State(), asks(mcp("strict")))
+    assert (found["strict"].names["note"], found["strict"].approvals) == ("note", ["note"])
+    own = AgentConfig(reply_tool=False, tools=("mcp:strict/note",), tool_settings=settings)
+    found = await offered(tools, resolve("desk", own), State(), asks(mcp("strict")))
+    assert found["strict"].approvals == []
 
 
 async def test_a_call_that_is_decided_keeps_its_tool_though_the_request_wants_others(
