@@ -294,8 +294,7 @@ class Intake:
 
         def fits(state: State, agent: Agent) -> None:
             place(state, asked)
-            if agent.mcp or asked.request.servers:
-                check_tools(asked.request, agent)
+            check_tools(asked.request, agent)  # a call that is decided brings tools, too
 
         accept = partial(
             self._worker.accept,

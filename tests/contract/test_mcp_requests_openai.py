@@ -78,6 +78,11 @@ def world(**fields: Any) -> Any:
     return {"type": "mcp", "server_label": "world", **fields}
 
 
+def approved(item: Any) -> Any:
+    """A person's yes to what waits."""
+    return {"type": "mcp_approval_response", "approval_request_id": item.id, "approve": True}
+
+
 def ledger(folder: Path) -> list[str]:
     written = folder / "ledger"
     return written.read_text().split() if written.exists() else []
@@ -344,6 +349,21 @@ async def test_a_function_of_the_client_cannot_take_the_name_of_a_tool(quiet: Fr
         await front.client.responses.create(model="desk", input="go", tools=[world(), world()])
 
 
+async def test_a_function_of_the_client_cannot_take_a_call_that_waits(
+    front: Front, tmp_path: Path
+) -> None:
+    front.model.will(calls(NOTE), says("done"))
+    asked = await front.client.responses.create(model="desk", input="go", tools=[world()])
+    decision = approved(asked.output[1])
+    mine = {"type": "function", "name": "note", "parameters": {"type": "object", "properties": {}}}
+    decides: Any = {"model": "desk", "input": [decision], "previous_response_id": asked.id}
+    with pytest.raises(openai.BadRequestError, match="'note' is a tool of the agent"):
+        await front.client.responses.create(**decides, tools=[mine])
+    answered = await front.client.responses.create(**decides)
+    assert kinds(answered) == ["mcp_call", "message"]
+    assert ledger(tmp_path) == ["x"]
+
+
 @pytest.mark.parametrize(
     ("choice", "first", "given"),
     [
@@ -487,11 +507,7 @@ async def test_the_items_of_a_conversation_can_be_listed_and_deleted(front: Fron
             made.id, items=[{"role": "user", "content": "more"}]
         )
     await front.client.conversations.items.delete(str(items[0].id), conversation_id=made.id)
-    decision: Any = {
-        "type": "mcp_approval_response",
-        "approval_request_id": request.id,
-        "approve": True,
-    }
+    decision = approved(request)
     await front.client.responses.create(model="desk", input=[decision], conversation=made.id)
     shown = json.loads(front.model.turns[-1].body)["messages"]
     roles = ["system", "assistant", "tool", "user", "assistant", "tool"]
