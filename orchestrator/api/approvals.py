@@ -94,7 +94,7 @@ def decisions(state: State, items: Sequence[Item], at: float) -> list[ApprovalDe
         if call_id is None:
             _refuse(state, approval_id, param)
         else:
-            call = state.waiting[call_id].call
+            asked = state.waiting[call_id]
             found.append(
                 ApprovalDecided(
                     approval_id,
@@ -102,8 +102,9 @@ def decisions(state: State, items: Sequence[Item], at: float) -> list[ApprovalDe
                     at,
                     item["approve"],
                     item.get("reason", ""),
-                    call.name,
-                    call.arguments,
+                    asked.call.name,
+                    asked.call.arguments,
+                    asked.offered.server if asked.offered is not None else "",
                 )
             )
     return found

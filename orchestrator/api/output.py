@@ -196,9 +196,8 @@ class Output:
 
     def _tool_result(self, event: ToolResult) -> list[Emitted]:
         """What a call gave that the server ran; its place among the turn's calls makes its id."""
-        for running in self._of_attempt:
-            if isinstance(running, McpCall) and running.call_id == event.call_id:
-                return running.result(event) if running.awaits_result else []
+        if shown := self._mcp_calls(event.call_id):  # of which one may have taken another's place
+            return next((each.result(event) for each in shown if each.awaits_result), [])
         if (held := self._names.unseen.pop(event.call_id, None)) is not None:
             return self._show_call(held.name, held.arguments, event)
         calls = [item for item in self._of_attempt if isinstance(item, FunctionCall)]
@@ -213,7 +212,7 @@ class Output:
         if event.call_id not in self._decided:
             return []
         decided = self._decided.pop(event.call_id)
-        if self._names.find(decided.name):
+        if decided.server:
             approval_id = decided.approval_id
             return self._show_call(decided.name, decided.arguments, event, approval_id)
         output_id = f"fco_{self._id}_{event.call_id}"
@@ -233,12 +232,19 @@ class Output:
     def _approval(self, event: ApprovalRequested) -> list[Emitted]:
         """A call waits for a person. One that was shown as running is in doubt."""
         self._names.unseen.pop(event.call_id, None)
-        shown = [each for each in self._of_attempt if isinstance(each, McpCall)]
-        doubtful = [x for x in shown if x.call_id == event.call_id and x.awaits_result]
+        doubtful = [each for each in self._mcp_calls(event.call_id) if each.awaits_result]
         emitted = [told for call in doubtful for told in call.close("incomplete")]
-        item = ApprovalRequest(event, len(self._items), self._names.find(event.name))
+        item = ApprovalRequest(event, len(self._items), self._whose(event))
         self._items.append(item)
         return [*emitted, *item.show()]
+
+    def _whose(self, event: ApprovalRequested) -> tuple[str, str] | None:
+        """The server that the call's request named, and its own name of the tool. What an agent
+        asks that was itself asked as a tool may be called the same."""
+        decided = self._decided.get(event.call_id)
+        shown = (each for each in self._of_attempt if isinstance(each, FunctionCall))
+        own = not decided.server if decided else any(x.call_id == event.call_id for x in shown)
+        return None if own else self._names.find(event.name)
 
     def _show_call(
         self, name: str, arguments: str, event: ToolResult, approval_id: str = ""
@@ -250,6 +256,10 @@ class Output:
         call = McpCall(self._mcp_id(call_id), place, call_id, server, tool, approval_id)
         self._items.append(call)
         return call.show(arguments, event)
+
+    def _mcp_calls(self, call_id: str) -> list[McpCall]:
+        shown = (each for each in self._of_attempt if isinstance(each, McpCall))
+        return [each for each in shown if each.call_id == call_id]
 
     def _mcp_id(self, call_id: str) -> str:
         shown = (each for each in self._items if isinstance(each, McpCall))

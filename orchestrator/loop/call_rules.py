@@ -105,12 +105,12 @@ def timer(state: State, event: TimerSet) -> None:
 
 def requested(state: State, event: ApprovalRequested) -> None:
     if (run := state.run) and (open_call := run.calls.get(event.call_id)):
+        if not open_call.approval_id:  # asked about again, it stays whose it was
+            name, offers = open_call.call.name, run.offered.values()
+            open_call.offered = next((each for each in offers if name in each.names), None)
         open_call.approval = "asked"
         open_call.approval_id = event.approval_id
         open_call.reason = event.reason
-        name = open_call.call.name
-        offers = run.offered.values()
-        open_call.offered = next((each for each in offers if name in each.names), None)
 
 
 def decided(state: State, event: ApprovalDecided) -> None:

@@ -289,6 +289,8 @@ class ApprovalDecided(Event, frozen=True, tag="approval_decided", omit_defaults=
     name: str = ""
     arguments: str = ""
     """Of the call."""
+    server: str = ""
+    """That the request named in which the call was made: it is shown as that server's."""
 
 
 class ResultKept(Event, frozen=True, tag="result_kept", omit_defaults=True):

@@ -364,6 +364,23 @@ async def test_a_function_of_the_client_cannot_take_a_call_that_waits(
     assert ledger(tmp_path) == ["x"]
 
 
+async def test_a_call_that_was_shown_as_the_agents_own_stays_so(tmp_path: Path) -> None:
+    """Though the request that brings the decision names the server: each item keeps its answer."""
+    own = AgentConfig(model="big", reply_tool=False, tools=("mcp:world",))
+    async with open_front(tmp_path, own, require_approval=["note"]) as front:
+        front.model.will(calls(NOTE), says("done"))
+        made = await front.client.conversations.create()
+        place: Any = {"model": "desk", "conversation": made.id}
+        asked = await front.client.responses.create(**place, input="go")
+        assert kinds(asked) == ["function_call", "mcp_approval_request"]
+        events = await streamed(front, **place, input=[approved(asked.output[1])], tools=[world()])
+        answered: Response = events[-1].response  # type: ignore[union-attr]
+        assert kinds(answered) == ["function_call_output", "message"]
+        more: Any = [{"role": "user", "content": "more"}]
+        await front.client.conversations.items.create(made.id, items=more)
+    assert ledger(tmp_path) == ["x"]
+
+
 @pytest.mark.parametrize(
     ("choice", "first", "given"),
     [

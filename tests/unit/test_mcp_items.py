@@ -117,6 +117,23 @@ def test_what_a_dead_attempt_wrote_gives_way_to_the_next_one() -> None:
     assert [item["arguments"] for item in items] == ["{}"]
 
 
+def test_a_call_that_took_the_place_of_what_was_streamed_has_the_result() -> None:
+    other = log.Call("call_1_0", "world_note", '{"text": "y"}')
+    answer = log.ModelResult(1, 1, 3.0, "", [other], "tool_calls")
+    [item], kinds = shown(*BEGIN, *WRITTEN, answer, INTENT, RESULT, finished())
+    assert (item["arguments"], item["status"]) == (other.arguments, "completed")
+    assert kinds[-1] == "mcp_call.completed"
+
+
+def test_a_question_of_an_agent_that_was_asked_is_not_the_servers() -> None:
+    """Its tool may be called as one of the server's is."""
+    asked = log.ApprovalRequested(1, "call_1_0", "mcpr_1", 5.0, "required", CALL.name, "{}")
+    answer = log.ModelResult(1, 1, 3.0, "", [log.Call("call_1_0", "ask", "{}")], "tool_calls")
+    items, _ = shown(*BEGIN, answer, INTENT, asked, finished())
+    assert [item["type"] for item in items] == ["function_call", "mcp_approval_request"]
+    assert (items[1]["server_label"], items[1]["name"]) == ("warmloop", CALL.name)
+
+
 def test_a_call_that_a_person_never_heard_of_is_shown_with_why_it_did_not_run() -> None:
     waits = log.ToolsOffered("world", 1.0, {}, {"world_note": "note"}, ["world_note"])
     refused = log.ToolResult(1, "call_1_0", 5.0, "too many calls", "refused")
