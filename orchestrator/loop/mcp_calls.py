@@ -1,7 +1,8 @@
 """An `mcp_call` item as what a model knows: a call, and its output.
 
     mcp_call  mcp_call  ...      items of one turn, each with what it gave
-    call call ... output output  what the prompt shows, byte for byte as when they ran
+    call call ... output output  what the prompt shows, byte for byte as when they ran; with the
+                                 function calls between them, and their outputs, if these follow
 
 The id of such an item of ours ends in the call's own id (`item_id`), so that a client that sends
 its items back gets the prompt that it had, and the engine's cache with it.
@@ -11,12 +12,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from typing import Any
 
 import msgspec
 
 MCP_CALL = "mcp_call"
+CALLS = {MCP_CALL: "id", "function_call": "call_id"}
+"""Types of items that are calls, and which field says of which turn."""
 _OWN = re.compile(r"call_([0-9]{1,9})(?:_[0-9]+)+")
 
 
@@ -26,35 +28,65 @@ def item_id(response_id: str, call_id: str, again: int = 0) -> str:
 
 
 def apart(items: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """The items with every `mcp_call` taken apart."""
+    """The items with every `mcp_call` taken apart, among the other calls of its turn."""
     if not any(item.get("type") == MCP_CALL for item in items):
         return items
     found: list[dict[str, Any]] = []
-    for turn, group in groupby(enumerate(items), _turn):
-        of_turn = [item for _, item in group]
-        if turn is None:
-            found += of_turn
-        else:
-            found += map(_call, of_turn)
-            found += map(_output, of_turn)
+    place = 0
+    while place < len(items):
+        turn = _turn(items, place)
+        place += max(1, len(turn))
+        if not any(item["type"] == MCP_CALL for item in turn):
+            found += turn or items[place - 1 : place]
+            continue
+        given = {_call_id(item): _output(item) for item in turn if item["type"] == MCP_CALL}
+        awaited = {_call_id(item) for item in turn} - given.keys()
+        while place < len(items) and _answers(items[place]) in awaited:
+            awaited.discard(_answers(items[place]))
+            given[_answers(items[place])] = items[place]
+            place += 1
+        found += map(_call, turn)
+        found += (given[call_id] for item in turn if (call_id := _call_id(item)) in given)
     return found
 
 
-def _turn(placed: tuple[int, dict[str, Any]]) -> str | None:
-    """Which turn made a call; one of another server's counts as a turn of its own."""
-    place, item = placed
-    if item.get("type") != MCP_CALL:
-        return None
-    own = _OWN.search(item["id"])
-    return own[1] if own else f"at {place}"
+def _turn(items: Sequence[dict[str, Any]], place: int) -> list[dict[str, Any]]:
+    """The calls that one turn made, from there on; one of another server's is a turn of its own."""
+    turn: list[dict[str, Any]] = []
+    made: set[str] = set()
+    step = response = ""
+    for at in range(place, len(items)):
+        item = items[at]
+        if item.get("type") not in CALLS:
+            break
+        own = _OWN.search(item[CALLS[item["type"]]])
+        if own is None:
+            return turn or [item]
+        of = own.string[: own.start()] if item["type"] == MCP_CALL else ""
+        another = own[1] != step or (of and response and of != response)
+        if turn and (another or _call_id(item) in made):
+            break
+        step, response = own[1], of or response
+        made.add(_call_id(item))
+        turn.append(item)
+    return turn
+
+
+def _answers(item: dict[str, Any]) -> str:
+    """The call whose output it is."""
+    return str(item["call_id"]) if item.get("type") == "function_call_output" else ""
 
 
 def _call_id(item: dict[str, Any]) -> str:
+    if item["type"] != MCP_CALL:
+        return str(item["call_id"])
     own = _OWN.search(item["id"])
     return own[0] if own else str(item["id"])
 
 
 def _call(item: dict[str, Any]) -> dict[str, Any]:
+    if item["type"] != MCP_CALL:
+        return item
     told = {name: item[name] for name in ("name", "arguments")}
     return {"type": "function_call", "call_id": _call_id(item), **told}
 

@@ -168,6 +168,40 @@ def test_calls_of_one_turn_are_one_message_when_they_come_back() -> None:
     assert [each["content"] for each in messages if each["role"] == "tool"] == ["a", "b", "c"]
 
 
+def function_call(call_id: str) -> dict[str, Any]:
+    return {"type": "function_call", "call_id": call_id, "name": "add", "arguments": "{}"}
+
+
+def output(call_id: str) -> dict[str, Any]:
+    return {"type": "function_call_output", "call_id": call_id, "output": call_id}
+
+
+def test_a_turn_with_other_calls_is_one_message_too_and_answered_in_its_order() -> None:
+    items = [
+        function_call("call_1_0"),
+        mcp_call("mcp_1_call_1_1", output="b"),
+        function_call("call_1_2"),
+        output("call_1_2"),
+        output("call_1_0"),
+        function_call("call_2_0"),
+        mcp_call("mcp_1_call_2_1", output="d"),
+    ]
+    messages = messages_of(items, reply_tool=False)
+    calls = [[call["id"] for call in each.get("tool_calls", ())] for each in messages]
+    assert calls[0] == ["call_1_0", "call_1_1", "call_1_2"]
+    assert [each.get("tool_call_id") for each in messages[1:4]] == calls[0]
+    assert calls[4] == ["call_2_0", "call_2_1"]
+    assert messages[5]["tool_call_id"] == "call_2_1"  # the other waits for its client
+
+
+def test_calls_of_two_responses_are_two_turns() -> None:
+    """Each began a conversation, so their numbers are the same."""
+    items = [mcp_call("mcp_1_call_1_0", output="a"), mcp_call("mcp_2_call_1_0", output="b")]
+    messages = messages_of(items, reply_tool=False)
+    assert [each["role"] for each in messages] == ["assistant", "tool", "assistant", "tool"]
+    assert [messages[1]["content"], messages[3]["content"]] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("said", "read"),
     [
