@@ -99,7 +99,7 @@ class Compaction:
         if waiting := open_calls(items):
             raise BadRequest(
                 f"input: the call {waiting[0]} has no output yet, and a summary would lose it; "
-                "send its function_call_output first",
+                "send its function_call_output, or the decision that it waits for, first",
                 param="input",
             )
         if request.instructions:

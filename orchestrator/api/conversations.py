@@ -9,12 +9,13 @@ waits for a person, or for the client's output, stays.)
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from orchestrator.api.approvals import waiting_calls
 from orchestrator.api.conversation_view import ConversationView
 from orchestrator.api.inbound import Reader, Strict, validate
 from orchestrator.api.intake import new_id, unknown_conversation
@@ -25,7 +26,7 @@ from orchestrator.api.response_request import Metadata
 from orchestrator.api.responses import Runs
 from orchestrator.clock import Clock
 from orchestrator.journal.base import Journal, Lease
-from orchestrator.loop.call_rules import NOT_RUN
+from orchestrator.loop.call_rules import DECISION, NOT_RUN
 from orchestrator.loop.events import (
     AnyEvent,
     ConversationStarted,
@@ -37,7 +38,7 @@ from orchestrator.loop.events import (
 from orchestrator.loop.machine import fold_all
 from orchestrator.loop.mcp_calls import MCP_CALL
 from orchestrator.loop.state import OpenCall
-from serving.errors import Conflict, NotFound
+from serving.errors import BadRequest, Conflict, NotFound
 
 LEASE_S = 30.0
 AnyItems = Annotated[list[AnyItem], BeforeValidator(typed)]
@@ -108,8 +109,9 @@ class Conversations:
         async with self._writing(conversation) as lease:
             view = _idle(await self._view(conversation, tenant))
             before = view.items()
-            waiting = fold_all(await self._journal.read(conversation)).waiting
-            check_outputs(before, items, _unseen(waiting))
+            approvals = waiting_calls(fold_all(await self._journal.read(conversation)))
+            _no_decisions(items, approvals.values())
+            check_outputs(before, items, approvals)
             await self._journal.append(lease, [HistoryImported("", "", items)])
         added = (await self._view(conversation, tenant)).items()[len(before) :]
         return Page(limit=len(added), order="asc").of(added)
@@ -170,6 +172,18 @@ def _item(view: ConversationView, item_id: str) -> Item:
         if item["id"] == item_id:
             return item
     raise NotFound(f"Item with id '{item_id[:80]}' not found in conversation.", param="item_id")
+
+
+def _no_decisions(items: Sequence[Item], waiting: Collection[str]) -> None:
+    """Raises BadRequest for a person's word on a call that waits: here nothing would run it."""
+    for index, item in enumerate(items):
+        if item["type"] == DECISION and item["approval_request_id"] in waiting:
+            raise BadRequest(
+                f"items[{index}]: decides on a call that waits, and items run nothing; send it as "
+                "input of POST /v1/responses, with this conversation",
+                param=f"items[{index}]",
+                code="unsupported_value",
+            )
 
 
 def _unseen(waiting: Mapping[str, OpenCall]) -> dict[str, str]:

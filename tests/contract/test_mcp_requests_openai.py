@@ -523,6 +523,9 @@ async def test_the_items_of_a_conversation_can_be_listed_and_deleted(front: Fron
         await front.client.conversations.items.create(
             made.id, items=[{"role": "user", "content": "more"}]
         )
+    with pytest.raises(openai.BadRequestError, match="items run nothing") as refused:
+        await front.client.conversations.items.create(made.id, items=[approved(request)])
+    assert refused.value.param == "items[0]"
     await front.client.conversations.items.delete(str(items[0].id), conversation_id=made.id)
     decision = approved(request)
     await front.client.responses.create(model="desk", input=[decision], conversation=made.id)
