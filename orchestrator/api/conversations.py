@@ -25,18 +25,21 @@ from orchestrator.api.response_items import AnyItem, normal, typed
 from orchestrator.api.response_request import Metadata
 from orchestrator.api.responses import Runs
 from orchestrator.clock import Clock
-from orchestrator.journal.base import Journal, Lease
+from orchestrator.journal.base import Journal, Lease, Recorded
 from orchestrator.loop.call_rules import DECISION, NOT_RUN
 from orchestrator.loop.events import (
     AnyEvent,
+    ApprovalDecided,
     ConversationStarted,
     ConversationUpdated,
     HistoryImported,
     HistoryReplaced,
     Item,
+    ModelResult,
+    ResponseAccepted,
 )
 from orchestrator.loop.machine import fold_all
-from orchestrator.loop.mcp_calls import MCP_CALL
+from orchestrator.loop.mcp_calls import MCP_CALL, item_id
 from orchestrator.loop.state import OpenCall
 from serving.errors import BadRequest, Conflict, NotFound
 
@@ -126,10 +129,12 @@ class Conversations:
         async with self._writing(conversation) as lease:
             view = _idle(await self._view(conversation, tenant))
             item, items = _item(view, item_id), view.items()
-            waiting = fold_all(await self._journal.read(conversation)).waiting
+            log = await self._journal.read(conversation)
+            waiting = fold_all(log).waiting
             _not_waited_for(item, [*open_calls(items), *_unseen(waiting)], waiting)
             gone = _with_its_other_half(items, item)
-            rest = _history([each for each in items if each["id"] not in gone], waiting)
+            left = [each for each in items if each["id"] not in gone]
+            rest = _history(left, waiting, _called(log))
             await self._journal.append(lease, [HistoryReplaced(self._clock.now(), rest, gone)])
         return view.describe()
 
@@ -208,7 +213,26 @@ def _not_waited_for(item: Item, unanswered: Sequence[str], waiting: Mapping[str,
         )
 
 
-def _history(items: Sequence[Item], waiting: Mapping[str, OpenCall]) -> list[Item]:
+def _called(log: Sequence[Recorded]) -> dict[str, str]:
+    """Ids of calls as items of MCP servers → what the model has called the tool."""
+    found: dict[str, str] = {}
+    response = ""
+    for event in (each.event for each in log):
+        match event:
+            case ResponseAccepted():
+                response = event.response_id.removeprefix("resp_")
+            case ModelResult():
+                found |= {item_id(response, call.call_id): call.name for call in event.calls}
+            case ApprovalDecided():
+                found[item_id(response, event.call_id)] = event.name
+            case _:
+                pass
+    return found
+
+
+def _history(
+    items: Sequence[Item], waiting: Mapping[str, OpenCall], called: Mapping[str, str]
+) -> list[Item]:
     """Items as the model shall see them from now on: no call is without its output but those that
     wait. One that was cut while it was written, or never ran, has none."""
     answered = {each["call_id"] for each in items if each["type"] == "function_call_output"}
@@ -220,7 +244,9 @@ def _history(items: Sequence[Item], waiting: Mapping[str, OpenCall]) -> list[Ite
             continue
         if item["type"] == MCP_CALL:
             if item.get("output") is not None or item.get("error") is not None:
-                found.append(item)  # its id tells which call it was
+                # Its id tells which call it was, and its name is the server's own.
+                name = called.get(item["id"].partition(".")[0], item["name"])
+                found.append({**item, "name": name})
             continue
         if call_id := unseen.get(item["id"]):
             call = waiting[call_id].call

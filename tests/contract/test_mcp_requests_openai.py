@@ -532,3 +532,22 @@ async def test_the_items_of_a_conversation_can_be_listed_and_deleted(front: Fron
     shown = json.loads(front.model.turns[-1].body)["messages"]
     roles = ["system", "assistant", "tool", "user", "assistant", "tool"]
     assert [each["role"] for each in shown] == roles
+
+
+async def test_a_prompt_that_is_written_anew_has_the_names_that_the_model_used(
+    front: Front,
+) -> None:
+    """The agent has an `add` of its own, which was not called."""
+    made = await front.client.conversations.create()
+    place: Any = {"model": "desk", "conversation": made.id}
+    front.model.will(calls(ADD, NOTE), says("done"), says("end"))
+    tools = [world(require_approval={"never": {"tool_names": ["add"]}})]
+    asked = await front.client.responses.create(**place, input="go", tools=tools)
+    await front.client.responses.create(**place, input=[approved(asked.output[-1])])
+    items = (await front.client.conversations.items.list(made.id, order="asc")).data
+    assert [each.name for each in items if each.type == "mcp_call"] == ["add", "note"]
+    await front.client.conversations.items.delete(str(items[-1].id), conversation_id=made.id)
+    await front.client.responses.create(**place, input="on")
+    shown = json.loads(front.model.turns[-1].body)["messages"]
+    made_calls = [call for each in shown for call in each.get("tool_calls", ())]
+    assert [call["function"]["name"] for call in made_calls] == ["world_add", "note"]
