@@ -44,6 +44,8 @@ from orchestrator.loop.state import OpenCall
 from serving.errors import BadRequest, Conflict, NotFound
 
 LEASE_S = 30.0
+TOGETHER = (MCP_CALL, "function_call", "function_call_output")
+"""Items of which a prompt has no others in between."""
 AnyItems = Annotated[list[AnyItem], BeforeValidator(typed)]
 
 
@@ -257,7 +259,35 @@ def _history(
         if is_call and item["call_id"] not in answered and item["call_id"] not in waiting:
             said = {"type": "function_call_output", "call_id": item["call_id"], "output": NOT_RUN}
             found.append(said)
-    return found
+    return _together(found)
+
+
+def _together(items: Sequence[Item]) -> list[Item]:
+    """The items, each output behind the calls of its turn, though what came with a person's
+    decision stands between."""
+    turns: dict[str, int] = {}
+    late: dict[int, list[Item]] = {}
+    found: list[Item] = []
+    turn = 0
+    for item in items:
+        if item["type"] not in TOGETHER:
+            turn += 1
+        elif item["type"] == "function_call":
+            turns[item["call_id"]] = turn
+        elif item["type"] == "function_call_output":
+            its = turns.get(item["call_id"], turn)
+            if its != turn:
+                late.setdefault(its, []).append(item)
+                continue
+        found.append(item)
+    placed: list[Item] = []
+    turn = 0
+    for item in found:
+        if item["type"] not in TOGETHER:
+            placed += late.get(turn, ())
+            turn += 1
+        placed.append(item)
+    return [*placed, *late.get(turn, ())]
 
 
 def _with_its_other_half(items: Sequence[Item], item: Item) -> list[str]:

@@ -77,6 +77,22 @@ async def test_a_call_that_waits_for_a_person_stays_until_it_is_decided(front: F
     assert not any("tool_calls" in message for message in last_prompt(front))
 
 
+async def test_a_decided_calls_output_stands_with_its_call_whatever_came_with_the_decision(
+    front: Front,
+) -> None:
+    conversation = await waiting(front, ("refund", '{"amount": 5}'))
+    items = await items_of(front, conversation)
+    asked = next(item for item in items if item.type == "mcp_approval_request")
+    decision = {"type": "mcp_approval_response", "approval_request_id": asked.id, "approve": True}
+    await go_on(front, conversation, decision, {"role": "user", "content": "and thanks"})
+    before = [m["role"] for m in last_prompt(front)]
+    await delete(front, conversation, items[0].id)
+    await go_on(front, conversation)
+    assert before == ["system", "user", "user", "assistant", "tool", "user"]
+    roles = ["system", "user", "assistant", "tool", "user", "assistant", "user"]
+    assert [m["role"] for m in last_prompt(front)] == roles
+
+
 async def test_a_call_that_waits_for_its_client_stays_until_it_is_answered(front: Front) -> None:
     conversation = await waiting(front, ("weather", "{}"), ("add", '{"a": 1, "b": 2}'))
     items = await items_of(front, conversation)
