@@ -34,8 +34,10 @@ from orchestrator.api.sealing import seal
 from orchestrator.clock import Clock
 from orchestrator.journal.base import Journal
 from orchestrator.loop.context_rules import TOO_LONG
-from orchestrator.loop.events import Item
+from orchestrator.loop.events import Compacted, Item, Notice
+from orchestrator.loop.history import items_of
 from orchestrator.loop.prompt import canonical
+from orchestrator.loop.state import Shown
 from orchestrator.worker import summary
 from serving.errors import BadRequest, UpstreamError
 
@@ -92,10 +94,12 @@ class Compaction:
         request = self._reader.read(CompactRequest, body, caller.name)
         agent = self._intake.agent(request.model, caller)
         given = normal(request.input or [])
-        before: list[Item] = []
+        before: list[Shown] = []
         if request.previous_response_id is not None:
-            before = await self._intake.history(request.previous_response_id, agent, caller)
-        items = [*before, *given]
+            state = await self._intake.state_after(request.previous_response_id, caller)
+            # What the loop told the model was for a turn that is over.
+            before = [each for each in state.history if not isinstance(each, Notice)]
+        items = [*items_of(before, as_calls=False), *given]
         if waiting := open_calls(items):
             raise BadRequest(
                 f"input: the call {waiting[0]} has no output yet, and a summary would lose it; "
@@ -103,11 +107,12 @@ class Compaction:
                 param="input",
             )
         if request.instructions:
-            said = {"type": "input_text", "text": request.instructions}
-            items.insert(0, {"type": "message", "role": "system", "content": [said]})
+            part = {"type": "input_text", "text": request.instructions}
+            items.insert(0, {"type": "message", "role": "system", "content": [part]})
         text, response = await self._summary(agent, items, caller, request.service_tier)
         stem = new_id("").removeprefix("_")
-        kept = [each for each in [*before, *given] if _is_kept(each)]
+        said = [each for each in before if not isinstance(each, Compacted)]
+        kept = [each for each in [*items_of(said, as_calls=False), *given] if _is_kept(each)]
         sealed = seal(text, self._reader.key_of(caller.name))
         compaction = {"type": "compaction", "encrypted_content": sealed}
         return {

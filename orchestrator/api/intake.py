@@ -163,8 +163,13 @@ class Intake:
         return (await self._open(Asked(request, agent, "", "", caller, size_bytes), None)).ref
 
     async def history(self, previous: str, agent: Agent, caller: Caller) -> list[Item]:
-        """What a request of this agent that follows that response finds before it. Raises
-        BadRequest, also for a response of another tenant, and Conflict while it is in progress."""
+        """What a request of this agent that follows that response finds before it. Raises what
+        `state_after` raises."""
+        return _items_for(agent, await self.state_after(previous, caller))
+
+    async def state_after(self, previous: str, caller: Caller) -> State:
+        """The conversation at that response's end. Raises BadRequest, also for a response of
+        another tenant, and Conflict while it is in progress."""
         ref = await self._journal.find_response(previous)
         log = await self._journal.read(ref.conversation) if ref is not None else []
         if ref is None or not _is_stored(log, ref, caller.name):
@@ -172,7 +177,7 @@ class Intake:
         before = fold_all(upto(log, previous))
         if before.run is not None:
             raise _busy(f"previous_response_id: {previous} is still in progress")
-        return _items_for(agent, before)
+        return before
 
     async def items_in(self, conversation: str, agent: Agent, caller: Caller) -> list[Item]:
         """What its next request finds before it. Raises NotFound, Conflict."""

@@ -162,6 +162,17 @@ def test_another_tenant_can_neither_read_nor_use_a_seal() -> None:
         reader.read(CreateRequest, json.dumps(body).encode(), "bert")
 
 
+async def test_what_the_loop_told_the_model_is_no_message_of_people(front: Front) -> None:
+    """It was about a turn that is over: a later one is not told that there are no more tools."""
+    same = calls(("add", '{"a": 1, "b": 2}'))
+    front.model.will(same, same, same, same, says("3"), says(SUMMARY))
+    first = await front.client.responses.create(model="desk", input="1 + 2?")
+    assert any("Notice" in each["content"] for each in messages(front))
+    window = await front.client.responses.compact(model="desk", previous_response_id=first.id)
+    said = [item["content"][0]["text"] for item in dumped(window)[:-1]]
+    assert said == ["1 + 2?"]
+
+
 async def test_a_call_that_waits_for_its_output_is_not_lost_in_a_summary(front: Front) -> None:
     front.model.will(calls(("get_bell", "{}")))
     first = await front.client.responses.create(
