@@ -48,6 +48,21 @@ def with_ids(items: Iterable[Item], stem: str) -> list[Item]:
     ]
 
 
+def _distinct(items: Iterable[Item]) -> list[Item]:
+    """The items, each with an id that none before it has: an `mcp_call` that a client sends back
+    brings the one that it had."""
+    taken: dict[str, int] = {}
+    found: list[Item] = []
+    for item in items:
+        item_id = first = item["id"]
+        while item_id in taken:
+            taken[first] += 1
+            item_id = f"{first}.{taken[first]}"
+        taken[item_id] = 0
+        found.append(item if item_id == first else {**item, "id": item_id})
+    return found
+
+
 def _shown(item: Item) -> Item:
     return item if item["type"] in STATELESS else {"status": "completed", **item}
 
@@ -108,7 +123,7 @@ class ConversationView:
         found: list[Item] = []
         for part in self._parts:
             found += part.items() if isinstance(part, Projection) else part
-        return [item for item in found if item["id"] not in self._deleted]
+        return [item for item in _distinct(found) if item["id"] not in self._deleted]
 
     def describe(self) -> dict[str, Any]:
         """The Conversation object."""
@@ -122,4 +137,5 @@ class ConversationView:
 
 def input_items_of(accepted: ResponseAccepted) -> list[Item]:
     """The input of a response, as clients see it."""
-    return with_ids(accepted.input, f"{accepted.response_id.removeprefix('resp_')}_in")
+    stem = f"{accepted.response_id.removeprefix('resp_')}_in"
+    return _distinct(with_ids(accepted.input, stem))

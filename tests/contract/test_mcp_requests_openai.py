@@ -551,3 +551,23 @@ async def test_a_prompt_that_is_written_anew_has_the_names_that_the_model_used(
     shown = json.loads(front.model.turns[-1].body)["messages"]
     made_calls = [call for each in shown for call in each.get("tool_calls", ())]
     assert [call["function"]["name"] for call in made_calls] == ["world_add", "note"]
+
+
+async def test_an_item_that_comes_back_in_its_conversation_is_another_one(front: Front) -> None:
+    made = await front.client.conversations.create()
+    place: Any = {"model": "desk", "conversation": made.id}
+    front.model.will(calls(NOTE), says("done"), says("end"))
+    tools = [world(require_approval="never")]
+    first = await front.client.responses.create(**place, input="go", tools=tools)
+    back: Any = first.output[1].model_dump(exclude_none=True)
+    await front.client.responses.create(**place, input=[back, {"role": "user", "content": "on"}])
+    items = (await front.client.conversations.items.list(made.id, order="asc")).data
+    ids = [str(each.id) for each in items]
+    assert len({*ids}) == len(ids)
+    paged = front.client.conversations.items.list(made.id, limit=1, order="asc")
+    assert [each.id async for each in paged] == ids
+    [original, copy] = [str(each.id) for each in items if each.type == "mcp_call"]
+    await front.client.conversations.items.delete(copy, conversation_id=made.id)
+    left = (await front.client.conversations.items.list(made.id, order="asc")).data
+    assert [each.id for each in left] == [each for each in ids if each != copy]
+    assert original in ids
