@@ -1,9 +1,9 @@
 """What does keeping a prompt warm save the turn after a pause? `python -m benchmarks.keep_warm`.
 
-    --engine vllm|simulated   vLLM (default) is the 135M model on CPU, some three minutes
+    --engine vllm|simulated   vLLM (default) is the 135M model on CPU, some two minutes a round
     --rounds N  --json FILE
 
-An agent makes a call that takes twelve seconds. Meanwhile others ask the same engine, whose cache
+An agent makes a call that takes 24 seconds. Meanwhile others ask the same engine, whose cache
 holds less than all of them. Four arms, by turns: the call is a timer, or a tool of which nobody
 knows how long it takes; and `keep_warm` is off, or on. Of the turn after the pause: seconds to its
 first token as the router sees them, and how much of its prompt was cached. Others' turns are timed
@@ -61,16 +61,17 @@ SIMULATED = {
     "decode_tokens_per_s": 50,
 }
 CONTEXT_TOKENS = 3584
-PAUSE_S = 12.0
-LIVES_S = 4.0
-OTHERS_AT_S = (0.5, 3.0, 5.5, 8.0)
-"""When somebody else asks; all of them together need more than the cache has."""
-SESSION_TOKENS, OTHERS_TOKENS = 1500, 1100
+PAUSE_S = 24.0
+LIVES_S = 8.0
+OTHERS_AT_S = (0.5, 3.0, 8.5, 11.0, 15.0)
+"""When somebody else asks. All of them need more than the cache has, those between two touches do
+not, and each leaves time for the next touch where it takes three seconds."""
+SESSION_TOKENS, OTHERS_TOKENS = 1500, 1000
 TOKENS_PER_WORD = {"vllm": 1.05, "simulated": 1.9}
 ANSWER_TOKENS = 64
 KEEP: dict[str, dict[str, Any]] = {
     # One touch would not bridge it: the prompt is read again before the end.
-    "timer": {"touches": 1, "ahead_s": 3.0},
+    "timer": {"touches": 1, "ahead_s": 5.0},
     "tool": {"touches": 3},
 }
 ARMS = tuple((pause, keeps) for pause in KEEP for keeps in (False, True))
@@ -173,10 +174,12 @@ class Bench:
         for at in OTHERS_AT_S:
             await asyncio.sleep(began + at - now())
             took.append(await self._other(f"{response}-other-{at}"))
-        while await self._runs(response):  # noqa: ASYNC110  nor this
+        while not await self._is_answered(response):  # noqa: ASYNC110  nor this
             await asyncio.sleep(0.05)
-        results = await self._events(response, ModelResult)
-        touches = await self._events(response, Warmed)
+        await self.worker.cancel(response)  # small models would go on calling
+        # What comes after is another pause, with nobody beside it.
+        results = (await self._events(response, ModelResult))[:2]
+        touches = [each for each in await self._events(response, Warmed) if each.step == 1]
         record = self.records.by_id[turn_id(response, 2, 1)]
         return Sample(
             pause,
@@ -190,8 +193,10 @@ class Bench:
             statistics.fmean(took),
         )
 
-    async def _runs(self, conversation: str) -> bool:
-        return fold_all(await self.journal.read(conversation)).run is not None
+    async def _is_answered(self, conversation: str) -> bool:
+        """Is there a second turn, or will there be none?"""
+        state = fold_all(await self.journal.read(conversation))
+        return state.run is None or state.total.turns > 1
 
     async def _events(self, conversation: str, kind: type[Any]) -> list[Any]:
         log = await self.journal.read(conversation)
