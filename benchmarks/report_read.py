@@ -7,7 +7,6 @@ Of two runs of the same thing the newer one counts.
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmarks.harness.run import FORMAT, ROOT
+from benchmarks.harness.run import FORMAT, ROOT, git
 from benchmarks.report_figures import FIGURES
 from benchmarks.report_list import ENTRIES, Entry
 from serving.errors import ConfigError
@@ -202,25 +201,10 @@ def age(commit: str, code: Sequence[str], folder: Path = ROOT) -> str:
     """Why a figure may be older than the code that it measures; empty: it is not."""
     if not commit:
         return "It was made outside a checkout, so nobody can say of which code it is."
-    if _git(folder, "cat-file", "-e", f"{commit}^{{commit}}") is None:
+    if git(folder, "cat-file", "-e", f"{commit}^{{commit}}") is None:
         return f"Commit {commit[:10]} is not in this checkout, so nobody can say how old it is."
-    if _git(folder, "diff", "--quiet", commit, "--", *code) is not None:
+    if git(folder, "diff", "--quiet", commit, "--", *code) is not None:
         return ""
-    count = _git(folder, "rev-list", "--count", f"{commit}..HEAD", "--", *code) or "?"
+    count = git(folder, "rev-list", "--count", f"{commit}..HEAD", "--", *code) or "?"
     times = {"0": "uncommitted changes", "1": "1 commit"}.get(count, f"{count} commits")
     return f"Older than the code it measures: since then {times} changed {', '.join(code)}."
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """What it says; None where it fails."""
-    try:
-        ended = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return ended.stdout.strip() if ended.returncode == 0 else None

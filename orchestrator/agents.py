@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from orchestrator.loop.prompt import Message, Prompt, canonical, tool_message
+from orchestrator.canonical import canonical
+from orchestrator.loop.prompt import Message, Prompt, tool_message
 from orchestrator.tools import children
 from orchestrator.tools.base import Tool
 from orchestrator.tools.loader import load

@@ -49,21 +49,24 @@ class Code:
 def code(folder: Path = ROOT) -> Code:
     """Of that checkout."""
 
-    def git(*arguments: str) -> str | None:
-        try:
-            ended = subprocess.run(
-                ["git", "-C", str(folder), *arguments],
-                capture_output=True,
-                text=True,
-                timeout=30,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return ended.stdout.strip() if ended.returncode == 0 else None
+    commit = git(folder, "rev-parse", "HEAD")
+    changed = commit and git(folder, "status", "--porcelain", "--untracked-files=no")
+    return Code(commit or "", bool(changed))
 
-    commit = git("rev-parse", "HEAD")
-    return Code(commit or "", bool(commit and git("status", "--porcelain", "--untracked-files=no")))
+
+def git(folder: Path, *arguments: str) -> str | None:
+    """What it says; None where it fails."""
+    try:
+        ended = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ended.stdout.strip() if ended.returncode == 0 else None
 
 
 class Run:

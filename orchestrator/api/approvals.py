@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-import msgspec
 from pydantic import Field
 
 from orchestrator.api.inbound import Inbound
+from orchestrator.canonical import canonical
 from orchestrator.loop.call_rules import DECISION
 from orchestrator.loop.events import ApprovalDecided, ApprovalRequested, Item, ToolResult
 from orchestrator.loop.state import State
@@ -27,8 +27,6 @@ from serving.errors import BadRequest, Conflict
 
 SERVER_LABEL = "warmloop"
 REQUEST: Literal["mcp_approval_request"] = "mcp_approval_request"
-
-_canonical = msgspec.json.Encoder(order="sorted")
 
 
 class ApprovalRequestItem(Inbound):
@@ -59,7 +57,7 @@ def request_item(event: ApprovalRequested, label: str = SERVER_LABEL, name: str 
     if event.reason == "outcome_unknown":
         doubt = "the process died inside this call; whether it took effect is unknown"
         said = {"arguments": arguments, "in_doubt": doubt, "to_approve_is": "to run it again"}
-        arguments = _canonical.encode(said).decode()
+        arguments = canonical(said).decode()
     return {
         "id": event.approval_id,
         "type": REQUEST,

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from orchestrator.agents import Agent
 from orchestrator.api.conversation_view import with_ids
-from orchestrator.api.inbound import Reader, Strict, validate, wrong, wrong_at
+from orchestrator.api.inbound import Body, Reader, validate, wrong_at
 from orchestrator.api.intake import Caller, Intake, new_id
 from orchestrator.api.open_calls import open_calls
 from orchestrator.api.response_items import normal
@@ -31,12 +31,12 @@ from orchestrator.api.response_request import (
 )
 from orchestrator.api.response_stream import at_end
 from orchestrator.api.sealing import seal
+from orchestrator.canonical import canonical
 from orchestrator.clock import Clock
 from orchestrator.journal.base import Journal
 from orchestrator.loop.context_rules import TOO_LONG
 from orchestrator.loop.events import Compacted, Item, Notice
 from orchestrator.loop.history import items_of
-from orchestrator.loop.prompt import canonical
 from orchestrator.loop.state import Shown
 from orchestrator.worker import summary
 from serving.errors import BadRequest, UpstreamError
@@ -45,7 +45,7 @@ BYTES_PER_TOKEN = 3
 """Of a transcript, which has more marks than prose has."""
 
 
-class CompactRequest(Strict):
+class CompactRequest(Body):
     """The body of POST /v1/responses/compact."""
 
     model: str = Field(min_length=1)
@@ -56,13 +56,6 @@ class CompactRequest(Strict):
     prompt_cache_options: CacheOptions | None = None
     prompt_cache_retention: CacheRetention | None = None
     service_tier: ServiceTier | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _an_object(cls, body: Any) -> Any:
-        if not isinstance(body, dict):
-            wrong("send one JSON object")
-        return body
 
     @model_validator(mode="after")
     def _something(self) -> CompactRequest:

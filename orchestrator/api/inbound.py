@@ -12,7 +12,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
 from orchestrator.api.sealing import KeyOf, open_to_all
@@ -30,6 +36,22 @@ class Strict(Inbound):
     """What a client asks for: a field that nobody knows is refused by name."""
 
     model_config = ConfigDict(extra="forbid", serialize_by_alias=True)
+
+
+def an_object(body: Any) -> Any:
+    """The body itself. Raises ValueError for anything but a JSON object."""
+    if not isinstance(body, dict):
+        wrong("send one JSON object")
+    return body
+
+
+class Body(Strict):
+    """All of a request's body."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _an_object(cls, body: Any) -> Any:
+        return an_object(body)
 
 
 class WrittenAs:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from orchestrator.api.inbound import Reader, Strict, wrong, wrong_at
+from orchestrator.api.inbound import Body, Reader, wrong_at
 from orchestrator.api.intake import Caller, Intake
 from orchestrator.api.response_format import TextConfig
 from orchestrator.api.response_items import normal
@@ -26,7 +26,7 @@ Count = Callable[[bytes], Awaitable[Counted]]
 """Of a chat request."""
 
 
-class CountRequest(Strict):
+class CountRequest(Body):
     """The body of POST /v1/responses/input_tokens."""
 
     model: str = Field(min_length=1)
@@ -41,13 +41,6 @@ class CountRequest(Strict):
     text: TextConfig | None = None
     truncation: Literal["auto", "disabled"] | None = None
     """A prompt is counted whole, whatever would leave it."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _an_object(cls, body: Any) -> Any:
-        if not isinstance(body, dict):
-            wrong("send one JSON object")
-        return body
 
     @model_validator(mode="after")
     def _consistent(self) -> CountRequest:

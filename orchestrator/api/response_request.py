@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from orchestrator.api.inbound import Strict, WrittenAs, unsupported, wrong, wrong_at
+from orchestrator.api.inbound import Strict, WrittenAs, an_object, unsupported, wrong_at
 from orchestrator.api.response_format import TextConfig
 from orchestrator.api.response_items import AnyItem, as_items, normal
 from orchestrator.api.response_tools import (
@@ -129,9 +129,7 @@ class CreateRequest(Strict):
     @model_validator(mode="before")
     @classmethod
     def _nothing_silently_dropped(cls, body: Any) -> Any:
-        if not isinstance(body, dict):
-            wrong("send one JSON object")
-        refuse_unsupported(body)
+        refuse_unsupported(an_object(body))
         return body
 
     @field_validator("include")

@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from orchestrator.agents import Agent, Agents
-from orchestrator.loop.prompt import canonical
+from orchestrator.canonical import canonical
 from serving.config import stack_file
 from serving.config.stack import StackConfig
 from serving.errors import ConfigError

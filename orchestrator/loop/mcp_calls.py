@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
+from orchestrator.canonical import canonical
 
 MCP_CALL = "mcp_call"
 CALLS = {MCP_CALL: "id", "function_call": "call_id"}
@@ -110,7 +110,7 @@ def error_text(said: Any) -> str:
     texts = [part.get("text") for part in _parts(content)]
     if texts and all(isinstance(text, str) for text in texts):
         return "".join(map(str, texts))
-    return msgspec.json.encode(said, order="sorted").decode()
+    return canonical(said).decode()
 
 
 def _parts(content: Any) -> Iterable[dict[str, Any]]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from orchestrator.canonical import canonical
 from orchestrator.loop.events import (
     Call,
     Compacted,
@@ -37,8 +38,6 @@ from serving.errors import BadRequest
 
 Message = dict[str, Any]
 
-canonical: Callable[[Any], bytes] = msgspec.json.Encoder(order="sorted").encode
-"""Canonical JSON: one spelling for one value."""
 _as_given: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 """Names in the order in which they were given: what a schema says first, a model writes first."""
 ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}

@@ -12,9 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 import mcp_types as types
-import msgspec
 
-_encode = msgspec.json.Encoder(order="sorted").encode
+from orchestrator.canonical import canonical
 
 
 def as_text(result: types.CallToolResult) -> str:
@@ -27,7 +26,7 @@ def as_text(result: types.CallToolResult) -> str:
             for block, piece in zip(result.content, pieces, strict=True)
             if not isinstance(block, types.TextContent)
         ]
-        pieces = [_encode(result.structured_content).decode(), *others]
+        pieces = [canonical(result.structured_content).decode(), *others]
     return "\n".join(pieces)
 
 

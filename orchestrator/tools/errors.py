@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import msgspec
+from orchestrator.canonical import canonical
 
 INVALID_ARGUMENTS = "invalid_arguments"
 """The code where the call is at fault, whoever found it: its schema, or the tool itself."""
 LONGEST_RETRY_AFTER_S = 3600.0
 """What is believed of a longer time after which to come back."""
-_canonical = msgspec.json.Encoder(order="sorted")
 
 
 def error_text(error_code: str, human: str, retry_after_ms: int | None = None) -> str:
@@ -19,7 +18,7 @@ def error_text(error_code: str, human: str, retry_after_ms: int | None = None) -
     said: dict[str, Any] = {"error_code": error_code, "human": human}
     if retry_after_ms is not None:
         said["retry_after_ms"] = retry_after_ms
-    return _canonical.encode(said).decode()
+    return canonical(said).decode()
 
 
 def bounded(said: object, longest: float) -> float | None:

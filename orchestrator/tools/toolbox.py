@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 import pydantic_core
 
+from orchestrator.canonical import canonical
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.loop.events import Call
 from orchestrator.loop.state import ToolKind
@@ -224,10 +225,10 @@ def pause_s(attempt: int, retry_after_s: float | None) -> float:
 def as_json(value: Any) -> str:
     """Canonical JSON. Raises TypeError for what is not data."""
     try:
-        return msgspec.json.encode(value, order="sorted").decode()
+        return canonical(value).decode()
     except (TypeError, ValueError, msgspec.MsgspecError):
         plain = pydantic_core.to_jsonable_python(value)
-        return msgspec.json.encode(plain, order="sorted").decode()
+        return canonical(plain).decode()
 
 
 def as_text(value: Any) -> str:

@@ -13,9 +13,9 @@ from contextlib import aclosing
 
 import msgspec
 
+from orchestrator.canonical import canonical
 from orchestrator.loop.events import Compacted, Item
 from orchestrator.loop.history import items_of
-from orchestrator.loop.prompt import canonical
 from orchestrator.loop.state import Compact
 from orchestrator.model import Done, ModelClient, ModelError, ModelTurn, Routed, TextDelta
 from serving.config.context import ContextConfig

@@ -54,11 +54,12 @@ def urgency_of(headers: Mapping[str, str], tenant: Tenant) -> Urgency:
     return "batch" if text == "batch" or tenant.batch_only else "interactive"
 
 
-class _Until:
-    """A block that is cancelled at a moment, and then says so."""
+class _Cut:
+    """A block that is cancelled when its time is up, and then says why: it raises `why()`."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float | None, why: Callable[[], Exception]) -> None:
         self._timeout = asyncio.timeout(seconds)
+        self._why = why
 
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()
@@ -72,32 +73,22 @@ class _Until:
         try:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:
-            raise exceeded() from None
+            raise self._why() from None
 
 
-class Spare:
+class Spare(_Cut):
     """A block that ends when somebody else's turn comes, and then says so."""
 
     def __init__(self) -> None:
-        self._timeout = asyncio.timeout(None)
+        super().__init__(None, _no_time)
 
     def give_way(self) -> None:
         """Cancel the block."""
         self._timeout.reschedule(asyncio.get_running_loop().time())
 
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError:
-            raise Unavailable("somebody's turn has come", code=NO_TIME) from None
+def _no_time() -> Unavailable:
+    return Unavailable("somebody's turn has come", code=NO_TIME)
 
 
 _FOREVER = nullcontext()
@@ -112,7 +103,7 @@ def until(
     left_s = deadline_s - clock()
     if left_s <= 0:
         raise exceeded()
-    return _Until(left_s)
+    return _Cut(left_s, exceeded)
 
 
 def exceeded() -> DeadlineExceeded:
