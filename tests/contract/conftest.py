@@ -1,4 +1,4 @@
-"""Front doors for the contract tests: with a scripted model, and the whole over a simulator."""
+"""For the contract tests: journals, and front doors with a scripted model or over a simulator."""
 
 from __future__ import annotations
 
@@ -12,10 +12,27 @@ import pytest
 from aiohttp import web
 from openai import AsyncOpenAI
 
+from orchestrator.clock import FakeClock
+from orchestrator.journal.base import Journal
 from serving.config.model import SimulatorConfig
 from serving.config.stack import StackConfig
 from serving.simulator.server import Simulator
 from tests.contract.front_door import Front, clients, front_door, served, stack
+from tests.stores import KINDS, opened
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(params=KINDS)
+async def journal(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
+) -> AsyncIterator[Journal]:
+    """Each kind of store in turn."""
+    async with opened(request.param, request, tmp_path, clock) as journal:
+        yield journal
 
 
 @pytest.fixture

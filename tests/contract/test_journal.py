@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -22,20 +21,6 @@ from orchestrator.loop.events import (
     ResponseAccepted,
     ResponseFinished,
 )
-from tests.stores import KINDS, opened
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture(params=KINDS)
-async def journal(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
-) -> AsyncIterator[Journal]:
-    async with opened(request.param, request, tmp_path, clock) as journal:
-        yield journal
 
 
 def intent(step: int) -> ModelIntent:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
 
 from orchestrator.clock import FakeClock
 from orchestrator.journal.base import Account, Fenced, Journal, Lease, Recorded, Spent
@@ -23,25 +19,11 @@ from orchestrator.loop.events import (
     Warmed,
 )
 from serving.spending import Spending
-from tests.stores import KINDS, opened
 
 ACME = Account("acme", 1_000.0, 5_000.0, "w1")
 LATER = Account("acme", 2_000.0, 6_000.0, "w1")
 ELSEWHERE = Account("acme", 1_000.0, 5_000.0, "w2")
 BOLT = Account("bolt", 1_000.0, 9_000.0, "w1")
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture(params=KINDS)
-async def journal(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
-) -> AsyncIterator[Journal]:
-    async with opened(request.param, request, tmp_path, clock) as journal:
-        yield journal
 
 
 def turn(step: int = 1, cost_usd: float = 0.5) -> ModelResult:

@@ -164,6 +164,15 @@ async def unheard(journal: PostgresJournal, lease: Lease, patch: pytest.MonkeyPa
             await journal.append(lease, [ModelResult(1, 1, 1.0)], account=ACCOUNT)
 
 
+async def is_stored_once(journal: PostgresJournal, lease: Lease) -> None:
+    """What was unheard, sent again with one event more: nothing stands or counts twice."""
+    again: list[AnyEvent] = [ModelResult(1, 1, 1.0), ModelResult(2, 1, 1.0)]
+    assert await journal.append(lease, again, account=ACCOUNT) == 2
+    assert [each.event for each in await journal.read("c")] == again
+    (spent,) = await journal.spent(0.0, but_by="")
+    assert spent.spending.turns == 2
+
+
 @pytest.mark.parametrize("order", ["in doubt, then forgotten", "forgotten, then in doubt"])
 async def test_what_is_in_doubt_is_not_stored_twice_after_many_other_conversations(
     server: SmallServer, monkeypatch: pytest.MonkeyPatch, order: str
@@ -179,11 +188,7 @@ async def test_what_is_in_doubt_is_not_stored_twice_after_many_other_conversatio
             await unheard(journal, lease, monkeypatch)
         assert len(journal._writer._heads) <= 4
         assert await journal.lease("c", "a", 600) == replace(lease, expires_at=ANY)
-        again: list[AnyEvent] = [ModelResult(1, 1, 1.0), ModelResult(2, 1, 1.0)]
-        assert await journal.append(lease, again, account=ACCOUNT) == 2
-        assert [each.event for each in await journal.read("c")] == again
-        (spent,) = await journal.spent(0.0, but_by="")
-        assert spent.spending.turns == 2
+        await is_stored_once(journal, lease)
 
 
 async def test_doubts_of_conversations_that_others_have_now_are_forgotten(
@@ -209,11 +214,7 @@ async def test_what_is_in_doubt_stays_so_when_somebody_else_asks_for_the_lease(
         lease = await leased(journal)
         await unheard(journal, lease, monkeypatch)
         assert await journal.lease("c", "somebody else here", 10) is None
-        again: list[AnyEvent] = [ModelResult(1, 1, 1.0), ModelResult(2, 1, 1.0)]
-        assert await journal.append(lease, again, account=ACCOUNT) == 2
-        assert [each.event for each in await journal.read("c")] == again
-        (spent,) = await journal.spent(0.0, but_by="")
-        assert spent.spending.turns == 2
+        await is_stored_once(journal, lease)
 
 
 async def test_what_another_one_stores_is_seen_although_it_was_in_doubt_and_no_news_came(

@@ -419,6 +419,15 @@ class Mine:
         for _ in range(200):
             await asyncio.sleep(0)
 
+    async def digs(self, calls: int, seconds: float) -> None:
+        """The first calls of its tool, one after another, each taking so long."""
+        for call in range(1, calls + 1):
+            await self.until(self.digging.is_set)
+            self.digging.clear()
+            await self.passes(seconds)
+            self.ends.release()
+            await self.until(lambda call=call: len(self.turns) == call + 1)
+
     async def found(self, kind: type[E]) -> list[E]:
         log = [each.event for each in await self.journal.read("c")]
         return [event for event in log if isinstance(event, kind)]
@@ -616,12 +625,7 @@ async def test_of_a_tool_whose_time_is_learnt_the_end_is_expected() -> None:
     rounds = [turn_that(("dig", {"depth": n})) for n in range(4)]
     async with Mine(*rounds, turn_that(), touches=1) as mine:
         await mine.ask()
-        for calls in range(1, 4):
-            await mine.until(mine.digging.is_set)
-            mine.digging.clear()
-            await mine.passes(1000)
-            mine.ends.release()
-            await mine.until(lambda calls=calls: len(mine.turns) == calls + 1)
+        await mine.digs(3, 1000)
         mine.touches.clear()
         await mine.until(mine.digging.is_set)
         await mine.passes(994)
@@ -636,12 +640,7 @@ async def test_a_call_that_takes_longer_than_others_did_is_bridged() -> None:
     rounds = [turn_that(("dig", {"depth": n}), cached=TOKENS) for n in range(4)]
     async with Mine(*rounds, turn_that()) as mine:
         await mine.ask()
-        for calls in range(1, 4):
-            await mine.until(mine.digging.is_set)
-            mine.digging.clear()
-            await mine.passes(10)
-            mine.ends.release()
-            await mine.until(lambda calls=calls: len(mine.turns) == calls + 1)
+        await mine.digs(3, 10)
         await mine.until(mine.digging.is_set)
         await mine.passes(79)
         assert mine.touches == []
